@@ -1,0 +1,394 @@
+"""Enqueue jobs and get their answers: `AsyncShoal` for async backends, `Shoal` for all others.
+
+There is one implementation, the async one. `Shoal` runs it on an event loop of its own in a background thread,
+which is started at the first call and again after a fork.
+"""
+
+import asyncio
+import os
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from typing import Any, Generic, Self, TypedDict, TypeVar, Unpack
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import RedisError
+
+from shoal import keys, records, wire
+from shoal.control import revoke
+from shoal.errors import (
+    IdempotencyConflict,
+    InvalidJob,
+    JobCancelled,
+    JobFailed,
+    QueueUnavailable,
+    ResultTimeout,
+    UnknownJob,
+)
+from shoal.jobs import Args, JobMessage, Outcome, R, Status
+from shoal.results import ResultWatcher
+from shoal.scripts import Scripts
+from shoal.settings import ProducerSettings
+
+T = TypeVar("T")
+#: How many jobs `map` keeps in flight. It bounds the memory on this side, and what a stop leaves to finish.
+MAP_WINDOW = 1_000
+_ENQUEUES_AT_ONCE = 100
+
+
+class Options(TypedDict, total=False):
+    """How a job is to be run, beside what it asks for.
+
+    `idempotency_key`: the caller's own name for the work; without one the work itself is the key. `fresh` asks for
+    a new answer. `model` overrides the worker's. `expires_in_seconds` bounds the whole life of the job.
+    """
+
+    idempotency_key: str
+    fresh: bool
+    model: str
+    expires_in_seconds: float
+
+
+def message_of(args: Args[Any], options: Options, settings: ProducerSettings, now: float) -> JobMessage:
+    """The message for a job: its key, fingerprint and id. Raises `InvalidJob`."""
+    own_key = options.get("idempotency_key")
+    fresh = options.get("fresh", False)
+    if fresh and own_key is not None:
+        raise InvalidJob("fresh=True and idempotency_key exclude each other: leave one out")
+    if own_key is not None and not 1 <= len(own_key) <= 200:
+        raise InvalidJob("idempotency_key must have 1 to 200 characters")
+    life_seconds = options.get("expires_in_seconds", settings.job_lifetime_seconds)
+    if life_seconds <= 0:
+        raise InvalidJob("expires_in_seconds must be more than 0")
+    work = keys.fingerprint(args, model=options.get("model"))
+    key = keys.job_key(settings.tenant, f"fresh:{uuid.uuid4()}" if fresh else own_key, work)
+    return JobMessage(
+        id=keys.job_id(key),
+        key=key,
+        fingerprint=work,
+        kind=args.kind,
+        args=args.model_dump(mode="json"),
+        model=options.get("model"),
+        tenant=settings.tenant,
+        enqueued_at=now,
+        expires_at=now + life_seconds,
+    )
+
+
+class AsyncShoal:
+    """The producer's side of Shoal, for code that runs on an event loop. Use as `async with AsyncShoal() as shoal`."""
+
+    def __init__(self, settings: ProducerSettings | None = None) -> None:
+        self.settings = settings or ProducerSettings.load()
+        self._client: Redis = Redis.from_url(
+            self.settings.redis_url.get_secret_value(),
+            socket_timeout=30,
+            socket_connect_timeout=5,
+            socket_keepalive=True,
+            health_check_interval=25,
+            retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), 3),
+            max_connections=64,
+        )
+        names = ("enqueue", "cancel")
+        self._scripts = Scripts(self._client, {name: wire.script("shoal", name) for name in names})
+        self._watcher = ResultWatcher(self._client)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._watcher.aclose()
+        await self._client.aclose()
+
+    async def enqueue(self, args: Args[R], **options: Unpack[Options]) -> "AsyncJob[R]":
+        """Queue a job, or join the one that does the same work already.
+
+        Raises `IdempotencyConflict`, `InvalidJob`, `QueueUnavailable`. Calling it again after any of these is safe.
+        """
+        message = message_of(args, options, self.settings, time.time())
+        became = await self._enqueue(message)
+        if became == "conflict":
+            raise IdempotencyConflict(
+                "this idempotency key was used before with other arguments: use a new key, or the same arguments"
+            )
+        return AsyncJob(message.id, self, joined=became == "joined")
+
+    async def _enqueue(self, message: JobMessage) -> str:
+        kept_seconds = int(message.expires_at - message.enqueued_at) + self.settings.result_ttl_seconds
+        try:
+            became, _ = await self._scripts.call(
+                "enqueue",
+                [wire.job_record(message.id), wire.result_record(message.id), wire.QUEUE],
+                [message.fingerprint, wire.message(message), kept_seconds],
+            )
+        except (RedisError, OSError) as error:
+            raise QueueUnavailable(f"the queue did not take the job: {type(error).__name__}") from error
+        word: str = became.decode()
+        return word
+
+    def job(self, job_id: str) -> "AsyncJob[Any]":
+        """The handle of a job known by its id."""
+        return AsyncJob(job_id, self, joined=True)
+
+    async def outcome(self, job_id: str, timeout: float | None = None) -> Outcome[Any]:  # noqa: ASYNC109 the public verb
+        """Wait for an answer, `timeout` seconds at most. Raises `ResultTimeout`, `JobFailed`."""
+        try:
+            async with asyncio.timeout(timeout):
+                answer = await asyncio.shield(self._watcher.answer(job_id))
+        except TimeoutError:
+            raise ResultTimeout(f"job {job_id} has no answer after {timeout} s; it goes on") from None
+        if isinstance(answer, JobFailed):
+            raise answer
+        return answer
+
+    async def status(self, job_id: str) -> Status:
+        """Where the job stands. Raises `UnknownJob`, `QueueUnavailable`."""
+        try:
+            status: Any = await self._client.hget(wire.job_record(job_id), "status")
+        except (RedisError, OSError) as error:
+            raise QueueUnavailable(f"the queue did not answer: {type(error).__name__}") from error
+        if status is None:
+            raise UnknownJob(f"no job {job_id}, or its record has expired")
+        return Status(status.decode())
+
+    async def cancel(self, job_id: str) -> bool:
+        """Cancel a job that has no answer yet; False if it was over already. Raises `UnknownJob`."""
+        now = time.time()
+        record = records.failed(JobCancelled("cancelled by a producer", job_id, "cancelled"), now)
+        name = wire.result_record(job_id)
+        try:
+            reply = await self._scripts.call(
+                "cancel", [wire.job_record(job_id), name], [record, self.settings.result_ttl_seconds, name]
+            )
+        except (RedisError, OSError) as error:
+            raise QueueUnavailable(f"the queue did not answer: {type(error).__name__}") from error
+        before = reply.decode()
+        if before == "unknown":
+            raise UnknownJob(f"no job {job_id}, or its record has expired")
+        if before == Status.RUNNING:
+            await asyncio.to_thread(revoke, self.settings.redis_url, job_id)
+        return before not in {Status.COMPLETED, Status.DISCARDED, Status.CANCELLED}
+
+    async def map(
+        self,
+        jobs: Iterable[Args[R]],
+        *,
+        window: int = MAP_WINDOW,
+        on_failure: Callable[[JobFailed], None] | None = None,
+        **options: Unpack[Options],
+    ) -> AsyncIterator[Outcome[R]]:
+        """Answers of many jobs, as they come. Takes from `jobs` only as answers go out: `window` in flight at most.
+
+        A job that fails goes to `on_failure`, or without one is raised here.
+        """
+        stream = Stream[None, R](self, window, options)
+        source = ((None, args) for args in jobs)
+        while True:
+            while wanted := stream.wanted:
+                await stream.put(take(source, wanted))
+            if not stream.in_flight:
+                return
+            for _, answer in await stream.answers():
+                if not isinstance(answer, JobFailed):
+                    yield answer
+                else:
+                    _tell(answer, on_failure)
+
+
+def _tell(error: JobFailed, on_failure: Callable[[JobFailed], None] | None) -> None:
+    if on_failure is None:
+        raise error
+    on_failure(error)
+
+
+class Stream(Generic[T, R]):
+    """Many jobs, each with a tag of the caller's (its line number, say), a bounded number of them in flight."""
+
+    def __init__(self, shoal: AsyncShoal, window: int, options: Options) -> None:
+        if window < 1:
+            raise InvalidJob("window must be at least 1")
+        self._shoal = shoal
+        self._options = options
+        self._window = window
+        self._ended = False
+        self.in_flight: dict[asyncio.Future[Outcome[R] | JobFailed], list[T]] = {}
+
+    @property
+    def wanted(self) -> int:
+        """How many more jobs to put now; 0 when the window is full or the source has ended."""
+        return 0 if self._ended else min(self._window - len(self.in_flight), _ENQUEUES_AT_ONCE)
+
+    async def put(self, items: list[tuple[T, Args[R]]]) -> None:
+        """Enqueue jobs; none at all says that the source has ended. Equal jobs share one answer."""
+        self._ended = not items
+        jobs = await asyncio.gather(*(self._shoal.enqueue(args, **self._options) for _, args in items))
+        for (tag, _), job in zip(items, jobs, strict=True):
+            future: Any = self._shoal._watcher.answer(job.id)  # noqa: SLF001 the same module
+            self.in_flight.setdefault(future, []).append(tag)
+
+    async def answers(self) -> list[tuple[T, Outcome[R] | JobFailed]]:
+        """Wait for at least one answer and take all that are there."""
+        done, _ = await asyncio.wait(self.in_flight, return_when=asyncio.FIRST_COMPLETED)
+        return [(tag, future.result()) for future in done for tag in self.in_flight.pop(future)]
+
+
+def take(source: Iterator[T], most: int) -> list[T]:
+    """The next items, `most` at the most; empty at the end."""
+    return [item for item, _ in zip(source, range(most), strict=False)]
+
+
+class AsyncJob(Generic[R]):
+    """One job. `joined` tells that the same work was there already."""
+
+    def __init__(self, job_id: str, shoal: AsyncShoal, *, joined: bool) -> None:
+        self.id = job_id
+        self.joined = joined
+        self._shoal = shoal
+
+    async def outcome(self, timeout: float | None = None) -> Outcome[R]:  # noqa: ASYNC109 the public verb
+        """The answer with what it took. Raises `ResultTimeout`, `JobFailed`."""
+        return await self._shoal.outcome(self.id, timeout)
+
+    async def result(self, timeout: float | None = None) -> R:  # noqa: ASYNC109 the public verb
+        """The answer alone. Raises `ResultTimeout`, `JobFailed`."""
+        return (await self.outcome(timeout)).result
+
+    async def status(self) -> Status:
+        return await self._shoal.status(self.id)
+
+    async def cancel(self) -> bool:
+        return await self._shoal.cancel(self.id)
+
+
+class Shoal:
+    """The producer's side of Shoal. Safe to share among threads; close it, or use it as `with Shoal() as shoal`."""
+
+    def __init__(self, settings: ProducerSettings | None = None) -> None:
+        self.settings = settings or ProducerSettings.load()
+        self._lock = threading.Lock()
+        self._pid: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, verb: Callable[[AsyncShoal], Coroutine[Any, Any, T]]) -> T:
+        with self._lock:
+            if self._pid != os.getpid():
+                self._start()
+        return asyncio.run_coroutine_threadsafe(verb(self._shoal), self._loop).result()
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="shoal", daemon=True)
+        self._thread.start()
+        self._shoal = asyncio.run_coroutine_threadsafe(self._connected(), self._loop).result()
+
+    async def _connected(self) -> AsyncShoal:
+        return AsyncShoal(self.settings)
+
+    def close(self) -> None:
+        """Close connections and end the background thread. Jobs go on."""
+        with self._lock:
+            if self._pid != os.getpid():
+                return
+            self._pid = None
+        asyncio.run_coroutine_threadsafe(self._shoal.aclose(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def enqueue(self, args: Args[R], **options: Unpack[Options]) -> "Job[R]":
+        """Queue a job, or join the one that does the same work already.
+
+        Raises `IdempotencyConflict`, `InvalidJob`, `QueueUnavailable`. Calling it again after any of these is safe.
+        """
+        job = self._run(lambda shoal: shoal.enqueue(args, **options))
+        return Job(job.id, self, joined=job.joined)
+
+    def job(self, job_id: str) -> "Job[Any]":
+        """The handle of a job known by its id."""
+        return Job(job_id, self, joined=True)
+
+    def outcome(self, job_id: str, timeout: float | None = None) -> Outcome[Any]:
+        """Wait for an answer, `timeout` seconds at most. Raises `ResultTimeout`, `JobFailed`."""
+        return self._run(lambda shoal: shoal.outcome(job_id, timeout))
+
+    def status(self, job_id: str) -> Status:
+        """Where the job stands. Raises `UnknownJob`, `QueueUnavailable`."""
+        return self._run(lambda shoal: shoal.status(job_id))
+
+    def cancel(self, job_id: str) -> bool:
+        """Cancel a job that has no answer yet; False if it was over already. Raises `UnknownJob`."""
+        return self._run(lambda shoal: shoal.cancel(job_id))
+
+    def map(
+        self,
+        jobs: Iterable[Args[R]],
+        *,
+        window: int = MAP_WINDOW,
+        on_failure: Callable[[JobFailed], None] | None = None,
+        **options: Unpack[Options],
+    ) -> Iterator[Outcome[R]]:
+        """Answers of many jobs, as they come. Takes from `jobs` only as answers go out: `window` in flight at most.
+
+        A job that fails goes to `on_failure`, or without one is raised here.
+        """
+        for _, answer in self.stream(((None, args) for args in jobs), window=window, **options):
+            if not isinstance(answer, JobFailed):
+                yield answer
+            else:
+                _tell(answer, on_failure)
+
+    def stream(
+        self, jobs: Iterable[tuple[T, Args[R]]], *, window: int = MAP_WINDOW, **options: Unpack[Options]
+    ) -> Iterator[tuple[T, Outcome[R] | JobFailed]]:
+        """As `map`, for jobs with a tag each, which comes back beside the answer or the failure.
+
+        `jobs` is read in the caller's own thread.
+        """
+        source = iter(jobs)
+        stream = self._run(lambda shoal: _opened(Stream[T, R](shoal, window, options)))
+        while True:
+            while wanted := stream.wanted:
+                chunk = take(source, wanted)
+                self._run(lambda _, chunk=chunk: stream.put(chunk))  # type: ignore[misc]  # bound at once
+            if not stream.in_flight:
+                return
+            yield from self._run(lambda _: stream.answers())
+
+
+async def _opened(stream: Stream[T, R]) -> Stream[T, R]:
+    return stream
+
+
+class Job(Generic[R]):
+    """One job. `joined` tells that the same work was there already."""
+
+    def __init__(self, job_id: str, shoal: Shoal, *, joined: bool) -> None:
+        self.id = job_id
+        self.joined = joined
+        self._shoal = shoal
+
+    def outcome(self, timeout: float | None = None) -> Outcome[R]:
+        """The answer with what it took. Raises `ResultTimeout`, `JobFailed`."""
+        return self._shoal.outcome(self.id, timeout)
+
+    def result(self, timeout: float | None = None) -> R:
+        """The answer alone. Raises `ResultTimeout`, `JobFailed`."""
+        return self.outcome(timeout).result
+
+    def status(self) -> Status:
+        return self._shoal.status(self.id)
+
+    def cancel(self) -> bool:
+        return self._shoal.cancel(self.id)

@@ -1,0 +1,14 @@
+-- Cancel a job that has no answer yet. The record says so to the worker that meets its message.
+-- KEYS: job record, result record.  ARGV: result as JSON, seconds to keep it, channel.
+-- Returns the status before: cancelling changed something unless it was completed, discarded or cancelled.
+local status = redis.call('HGET', KEYS[1], 'status')
+if not status then
+  return 'unknown'
+end
+if status == 'completed' or status == 'discarded' or status == 'cancelled' then
+  return status
+end
+redis.call('HSET', KEYS[1], 'status', 'cancelled')
+redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[2])
+redis.call('PUBLISH', ARGV[3], ARGV[1])
+return status

@@ -1,0 +1,20 @@
+-- Claim a key and queue its message, in one step: a producer that dies leaves both or neither.
+-- KEYS: job record, result record, queue.  ARGV: fingerprint, message, seconds to keep the record.
+-- Returns {what became of it, status}: queued, joined or conflict.
+local known = redis.call('HGET', KEYS[1], 'fingerprint')
+if known and known ~= ARGV[1] then
+  return {'conflict', ''}
+end
+if known then
+  local status = redis.call('HGET', KEYS[1], 'status')
+  local over = status == 'discarded' or status == 'cancelled'
+  local forgotten = status == 'completed' and redis.call('EXISTS', KEYS[2]) == 0
+  if not over and not forgotten then
+    return {'joined', status}
+  end
+  redis.call('DEL', KEYS[1], KEYS[2])
+end
+redis.call('HSET', KEYS[1], 'fingerprint', ARGV[1], 'status', 'available')
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+redis.call('LPUSH', KEYS[3], ARGV[2])
+return {'queued', 'available'}

@@ -1,0 +1,109 @@
+"""Waiting for answers: one subscription for all the jobs that somebody waits for.
+
+Workers announce each record on a channel of its own name (Celery's convention). A record is looked for once after
+subscribing, so an answer that came first is not missed, and again every few seconds, so a lost announcement costs
+seconds and not the job.
+"""
+
+import asyncio
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from shoal import records, wire
+from shoal.errors import JobFailed, ShoalError
+from shoal.jobs import Outcome
+
+Answer = Outcome[Any] | JobFailed
+
+#: Announcements are lost only with their connection; then this is the delay.
+LOOK_AGAIN_SECONDS = 2.0
+IDS_PER_LOOK = 200
+
+
+class ResultWatcher:
+    """Futures of answers, by job id."""
+
+    def __init__(self, client: "Redis") -> None:
+        self._client = client
+        self._pubsub = client.pubsub(ignore_subscribe_messages=True)
+        self._waiting: dict[str, asyncio.Future[Answer]] = {}
+        self._fresh: list[str] = []
+        self._settled: list[str] = []
+        self._wake = asyncio.Event()
+        self._subscribed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def answer(self, job_id: str) -> "asyncio.Future[Answer]":
+        """The future of a job's answer; the same one for all who ask. Do not cancel it: `asyncio.shield` it."""
+        if not self._tasks:
+            self._tasks = [asyncio.create_task(self._look()), asyncio.create_task(self._listen())]
+        future = self._waiting.get(job_id)
+        if future is None:
+            future = self._waiting[job_id] = asyncio.get_running_loop().create_future()
+            self._fresh.append(job_id)
+            self._wake.set()
+        return future
+
+    async def aclose(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for future in self._waiting.values():
+            future.cancel()
+        await self._pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+
+    async def _look(self) -> None:
+        """Subscribe to new ids and look whether they, or on a timer all ids, are answered."""
+        while True:
+            try:
+                await asyncio.wait_for(self._wake.wait(), LOOK_AGAIN_SECONDS)
+            except TimeoutError:
+                self._fresh = list(self._waiting)
+            self._wake.clear()
+            ids, self._fresh = self._fresh, []
+            try:
+                await self._follow(ids)
+            except (RedisError, OSError):
+                self._fresh += ids
+                await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+    async def _follow(self, ids: list[str]) -> None:
+        settled, self._settled = self._settled, []
+        if ids:
+            await self._pubsub.subscribe(*map(wire.result_record, ids))
+            self._subscribed.set()
+        if settled:
+            await self._pubsub.unsubscribe(*map(wire.result_record, settled))
+        for start in range(0, len(ids), IDS_PER_LOOK):
+            some = ids[start : start + IDS_PER_LOOK]
+            found = await self._client.mget([wire.result_record(job_id) for job_id in some])
+            for job_id, record in zip(some, found, strict=True):
+                if record is not None:
+                    self._settle(job_id, record)
+
+    async def _listen(self) -> None:
+        await self._subscribed.wait()
+        while True:
+            try:
+                said = await self._pubsub.get_message(timeout=LOOK_AGAIN_SECONDS)
+            except (RedisError, OSError):
+                await asyncio.sleep(LOOK_AGAIN_SECONDS)
+                continue
+            if said is not None:
+                self._settle(said["channel"].decode().removeprefix(wire.RESULT_PREFIX), said["data"])
+
+    def _settle(self, job_id: str, record: Any) -> None:
+        future = self._waiting.pop(job_id, None)
+        if future is None:
+            return
+        self._settled.append(job_id)
+        if future.done():
+            return
+        try:
+            future.set_result(records.decoded(record))
+        except (ValueError, LookupError, TypeError) as error:
+            future.set_exception(
+                ShoalError(f"the stored result of job {job_id} cannot be read: {type(error).__name__}")
+            )

@@ -1,0 +1,53 @@
+"""What a producer can set: `SHOAL_*` in the environment or in `.env`."""
+
+from typing import Any, ClassVar, Self, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shoal.errors import SettingsError
+
+PREFIX = "SHOAL_"
+S = TypeVar("S", bound="ProducerSettings")
+
+
+class ProducerSettings(BaseSettings):
+    """Where the queue is and how long things are kept. Every name is `SHOAL_` and the field's, in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+
+    #: The queue, and the results unless told otherwise. May hold a password, hence secret.
+    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    #: Answers are kept this long after they came.
+    result_ttl_seconds: int = Field(default=86_400, ge=60)
+    #: A job without an answer is given up after this long.
+    job_lifetime_seconds: int = Field(default=86_400, ge=1)
+    #: Whose jobs these are: keeps keys apart, and is named in reports.
+    tenant: str = Field(default="", max_length=100, pattern=r"^[\w.@-]*$")
+
+    schemes: ClassVar[tuple[str, ...]] = ("redis://", "rediss://", "unix://")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_a_redis_url(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(cls.schemes):
+            raise ValueError("must be a Redis URL such as redis://127.0.0.1:6379/0")
+        return value
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Read the environment. Raises `SettingsError` that lists every fault, each with its fix."""
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            raise SettingsError(faults_in_words(error)) from None
+
+
+def faults_in_words(error: ValidationError) -> str:
+    """One line a fault: the variable, what is wrong, and never the value."""
+    lines = []
+    for fault in error.errors(include_input=False, include_url=False):
+        name = "_".join(str(part) for part in fault["loc"]).upper()
+        said = fault["msg"].removeprefix("Value error, ")
+        lines.append(f"  {PREFIX + name}: {said}" if name else f"  {said}")
+    return "the settings are wrong:\n" + "\n".join(lines)

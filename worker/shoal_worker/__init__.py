@@ -1,0 +1,1 @@
+"""The worker: Celery, the model client and the life of a job."""

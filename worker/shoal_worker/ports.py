@@ -1,0 +1,58 @@
+"""What the life of a job asks of the world. Implemented by `openrouter.py` and `stores/`."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from shoal.jobs import Usage
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question to a model. `system` is the stable prefix, `user` holds untrusted text only, fenced."""
+
+    system: str
+    user: str
+    schema_name: str
+    schema: dict[str, Any]
+    max_completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A prompt addressed to a model. `custom_id` comes back in the provider's records; `deadline_seconds` is total."""
+
+    prompt: Prompt
+    model: str
+    custom_id: str
+    deadline_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChatReply:
+    """A model's answer as it came: `content` is text that should be JSON of the prompt's schema."""
+
+    content: str
+    finish_reason: str
+    model: str
+    provider: str | None
+    generation_id: str
+    usage: Usage = field(default_factory=Usage)
+    sandbox: bool = False
+
+
+class ChatModel(Protocol):
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        """Ask once. Raises a `WorkerError` that says whether to retry, to pause or to give up."""
+        ...
+
+
+class Ask(Protocol):
+    """Put a prompt to the model and get a parsed answer; misfits are asked again, usage is counted.
+
+    `parse` takes the decoded JSON and raises `errors.Misfit` whose reason is fit to be shown to the model.
+    """
+
+    def __call__(self, prompt: Prompt, parse: Callable[[Any], T]) -> Awaitable[T]: ...
