@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from itertools import islice
 from typing import Any, Generic, Self, TypedDict, TypeVar, Unpack
 
 from redis.asyncio import Redis
@@ -240,7 +241,7 @@ class Stream(Generic[T, R]):
 
 def take(source: Iterator[T], most: int) -> list[T]:
     """The next items, `most` at the most; empty at the end."""
-    return [item for item, _ in zip(source, range(most), strict=False)]
+    return list(islice(source, most))
 
 
 class AsyncJob(Generic[R]):

@@ -267,6 +267,20 @@ KINDS: dict[str, type[Args[Any]]] = {c.kind: c for c in (Classify, Extract, Rank
 # --- The message and the outcome ---------------------------------------------------------------------------------
 
 
+class Usage(Wire):
+    """What the provider counted and charged, over all calls made for the job, failed ones included."""
+
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+    calls: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields})
+
+
 class JobMessage(Wire):
     """What travels through the queue.
 
@@ -286,24 +300,11 @@ class JobMessage(Wire):
     expires_at: float
     attempt: int = Field(default=1, ge=1)
     snoozes: int = Field(default=0, ge=0)
+    spent: Usage = Field(default_factory=Usage)
 
     def arguments(self) -> Args[Any]:
         """The typed arguments; fields of newer producers are ignored. Raises pydantic's ValidationError."""
         return KINDS[self.kind].model_validate(self.args, extra="ignore")
-
-
-class Usage(Wire):
-    """What the provider counted and charged, over all calls made for the job, failed ones included."""
-
-    input_tokens: int = 0
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
-    output_tokens: int = 0
-    cost_usd: float = 0.0
-    calls: int = 0
-
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields})
 
 
 class Outcome(Wire, Generic[R]):

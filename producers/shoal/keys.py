@@ -28,4 +28,4 @@ def job_key(tenant: str, idempotency_key: str | None, work: str) -> str:
 
 def job_id(key: str) -> str:
     """The job's id, and Celery's task id: a UUID made of the key, so equal keys are one job."""
-    return str(uuid.UUID(bytes=hashlib.sha256(key.encode()).digest()[:16], version=8))
+    return str(uuid.UUID(bytes=hashlib.sha256(key.encode()).digest()[:16], version=5))

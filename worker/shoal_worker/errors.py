@@ -83,9 +83,7 @@ class EmptyAnswer(TransientError):
 class PauseError(WorkerError):
     """Wait; costs no attempt. `after_seconds` None means that nobody named a time."""
 
-    def __init__(
-        self, reason: str = "", after_seconds: float | None = None, usage: Usage | None = None
-    ) -> None:
+    def __init__(self, reason: str = "", after_seconds: float | None = None, usage: Usage | None = None) -> None:
         super().__init__(reason, usage)
         self.after_seconds = after_seconds
 

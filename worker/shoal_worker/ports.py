@@ -4,7 +4,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from shoal.jobs import Usage
+from shoal.errors import JobFailed
+from shoal.jobs import DeadLetter, JobMessage, Outcome, Usage
 
 T = TypeVar("T")
 
@@ -56,3 +57,47 @@ class Ask(Protocol):
     """
 
     def __call__(self, prompt: Prompt, parse: Callable[[Any], T]) -> Awaitable[T]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The job has ended already; this is how."""
+
+    ending: Outcome[Any] | JobFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Another worker has the job; its lease runs for `seconds` unless renewed."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The job is ours. `deliveries` counts the starts since its last orderly end."""
+
+    deliveries: int
+
+
+Begun = Stored | Held | Granted
+
+
+class JobStore(Protocol):
+    """Results, leases and dead letters. Every verb is atomic, safe to repeat, and waits for a store that is away."""
+
+    async def begin(self, job_id: str) -> Begun: ...
+
+    async def renew(self, job_id: str) -> bool: ...
+
+    async def answer(self, outcome: Outcome[Any]) -> bool: ...
+
+    async def bury(self, letter: DeadLetter, error: JobFailed) -> bool: ...
+
+    async def park(self, job_id: str, message: JobMessage, after_seconds: float) -> None: ...
+
+    async def undecodable(self, most: int) -> list[bytes]: ...
+
+    async def forget_undecodable(self, item: bytes) -> None: ...
+
+    async def aclose(self) -> None: ...

@@ -79,12 +79,18 @@ PHRASES = (
     ("provider returned error", "provider returned error"),
 )
 
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/-]{0,63}")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,19}( [A-Za-z0-9._-]{1,19}){0,2}")
 
 
 def word(value: object) -> str | None:
-    """The value if it is a short plain name, as limits, error types and providers have; None for anything else."""
+    """The value if it is one plain word, as limits and error types are; None for anything that could be prose."""
     return value if isinstance(value, str) and _WORD.fullmatch(value) else None
+
+
+def provider_name(value: object) -> str | None:
+    """The value if it could name a provider: up to three short words."""
+    return value if isinstance(value, str) and _NAME.fullmatch(value) else None
 
 
 def number(value: object) -> float | None:
@@ -100,6 +106,10 @@ def number(value: object) -> float | None:
 
 def mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _first(value: object) -> object:
+    return value[0] if isinstance(value, list) and value else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +160,12 @@ class Complaint:
             ("why", metadata.get("reason")),
             ("type", metadata.get("error_type") or self.error.get("error_type")),
             ("code", availability.get("code") or metadata.get("provider_error_code")),
-            ("provider", metadata.get("provider_name")),
+            ("flagged", _first(metadata.get("reasons"))),
         )
+        provider = provider_name(metadata.get("provider_name"))
         parts = [f"status {self.status}"]
         parts += [f"{name} {found}" for name, value in named if (found := word(value))]
+        parts += [f"provider {provider}"] if provider else []
         parts += [phrase for needle, phrase in PHRASES if self.says(needle)][:1]
         parts += ["html error page"] if self.html else []
         return ", ".join(parts)

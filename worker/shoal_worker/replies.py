@@ -13,7 +13,16 @@ from pydantic_core import from_json
 from shoal.jobs import Usage
 from shoal_worker.errors import ContentRefused, EmptyAnswer, ProviderUnavailable, ReplyLost
 from shoal_worker.ports import ChatReply
-from shoal_worker.refusals import Complaint, error_of, mapping, named_status, number, refusal, word
+from shoal_worker.refusals import (
+    Complaint,
+    error_of,
+    mapping,
+    named_status,
+    number,
+    provider_name,
+    refusal,
+    word,
+)
 
 #: The sandbox marks each of its replies twice, so that no answer of its own passes for a model's.
 SANDBOX_HEADER = "x-shoal-sandbox"
@@ -34,9 +43,7 @@ class Prices:
     def cost_usd(self, input_tokens: int, cached_tokens: int, output_tokens: int) -> float:
         cached = min(cached_tokens, input_tokens)
         per_million = (
-            (input_tokens - cached) * self.input_usd
-            + cached * self.cached_usd
-            + output_tokens * self.output_usd
+            (input_tokens - cached) * self.input_usd + cached * self.cached_usd + output_tokens * self.output_usd
         )
         return per_million / 1_000_000
 
@@ -52,6 +59,14 @@ class HttpReply:
 
 def read_reply(reply: HttpReply, *, asked_model: str, prices: Prices, now: float) -> ChatReply:
     """The answer, or the error that says what to do. `finish_reason` "length" is an answer: the caller decides."""
+    completion = _completion(read_object(reply, now=now))
+    choice = _first_choice(completion)
+    _check_choice(choice, completion, reply, now)
+    return _answer(choice, completion, reply, asked_model=asked_model, prices=prices)
+
+
+def read_object(reply: HttpReply, *, now: float) -> dict[str, Any]:
+    """The JSON object of a reply that is neither refused nor cut nor an error in disguise."""
     payload = _payload(reply)
     if not 200 <= reply.status <= 299:
         _refuse(reply.status, error_of(payload), reply, now)
@@ -60,10 +75,7 @@ def read_reply(reply: HttpReply, *, asked_model: str, prices: Prices, now: float
     if payload.get("error"):
         error = error_of(payload)
         _refuse(named_status(error, default=502), error, reply, now)
-    completion = _completion(payload)
-    choice = _first_choice(completion)
-    _check_choice(choice, completion, reply, now)
-    return _answer(choice, completion, reply, asked_model=asked_model, prices=prices)
+    return payload
 
 
 def _payload(reply: HttpReply) -> Any:
@@ -79,9 +91,7 @@ def _unreadable(reply: HttpReply) -> str:
     return f"status {reply.status}, body is {what} ({len(reply.body)} bytes)"
 
 
-def _refuse(
-    status: int, error: dict[str, Any], reply: HttpReply, now: float, cost_usd: float = 0.0
-) -> NoReturn:
+def _refuse(status: int, error: dict[str, Any], reply: HttpReply, now: float, cost_usd: float = 0.0) -> NoReturn:
     html = reply.body.lstrip()[:1] == b"<"
     raise refusal(Complaint(status, error, reply.headers, now, html, Usage(calls=1, cost_usd=cost_usd)))
 
@@ -128,7 +138,7 @@ def _answer(
         content=content,
         finish_reason=finish_reason,
         model=_text(completion.get("model")) or asked_model,
-        provider=word(completion.get("provider")) or word(headers.get("x-provider-name")),
+        provider=provider_name(completion.get("provider")) or provider_name(headers.get("x-provider-name")),
         generation_id=_text(headers.get("x-generation-id")) or _text(completion.get("id")),
         usage=usage,
         sandbox=SANDBOX_HEADER in headers or completion.get("system_fingerprint") == SANDBOX_FINGERPRINT,

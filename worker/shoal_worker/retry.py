@@ -60,12 +60,15 @@ class Policy:
         return rng.uniform(0.0, _doubled(self.base_seconds, attempt - 1, self.cap_seconds))
 
     def pause_seconds(self, asked_seconds: float | None, snoozes: int, rng: Random) -> float:
-        """Never shorter than asked; where nobody named a time, the upper half of a doubling bound."""
-        if asked_seconds is not None:
-            asked = max(0.0, asked_seconds)
+        """Never shorter than asked; where nobody named a time, the upper half of a doubling bound.
+
+        A named time below the base is as good as none: asked for again and again, it would have jobs run in circles.
+        """
+        asked = max(0.0, asked_seconds or 0.0)
+        if asked >= self.snooze_base_seconds:
             return asked + rng.uniform(0.0, asked * _SPREAD)
         bound = _doubled(self.snooze_base_seconds, snoozes, self.snooze_cap_seconds)
-        return rng.uniform(bound / 2, bound)
+        return max(asked, rng.uniform(bound / 2, bound))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +100,14 @@ def decide(error: WorkerError, progress: Progress, policy: Policy, rng: Random) 
 
 
 def _snooze(error: PauseError, progress: Progress, policy: Policy, rng: Random) -> Decision:
+    remaining_seconds = progress.remaining_seconds
+    if error.after_seconds is not None and error.after_seconds > remaining_seconds:
+        return _expired(error)
     after_seconds = policy.pause_seconds(error.after_seconds, progress.snoozes, rng)
-    if error.after_seconds is not None and error.after_seconds <= progress.remaining_seconds:
-        # What was asked for fits into the job's life; only our own spread might not.
-        after_seconds = min(after_seconds, progress.remaining_seconds)
-    if after_seconds > progress.remaining_seconds:
+    if error.after_seconds is not None:
+        # What was asked for fits into the job's life; what we added to it must not be what ends it.
+        after_seconds = min(after_seconds, max(0.0, remaining_seconds))
+    if after_seconds > remaining_seconds:
         return _expired(error)
     return Snooze(after_seconds, error.cause, error.reason)
 

@@ -72,7 +72,7 @@ class Folded:
         for idle in _IDLE_SPACES.finditer(text):
             kept[idle.start() : idle.end()] = bytes(idle.end() - idle.start())
         origins = (place for place, piece in enumerate(pieces) for _ in piece)
-        return cls("".join(compress(text, kept)), array("L", compress(origins, kept)))
+        return cls("".join(compress(text, kept)), array("I", compress(origins, kept)))
 
     def original(self, start: int, end: int) -> tuple[int, int] | None:
         """The original stretch of a folded one; None where that would begin or end inside a character."""
@@ -129,8 +129,9 @@ class Aligner:
         return first
 
     def _inside_word(self, place: int) -> bool:
-        around = self.text[max(place - 1, 0) : place + 1]
-        return 0 < place < len(self.text) and around.isalnum()
+        if not 0 < place < len(self.text):
+            return False
+        return self.text[place - 1 : place + 1].isalnum() or unicodedata.combining(self.text[place]) > 0
 
     def _span(self, start: int, end: int) -> Span:
         return Span(start=start, end=end, quote=self.text[start:end])
@@ -143,5 +144,3 @@ def _places(find: Callable[[str, int], int], wanted: str, start: int) -> Iterato
         if place < 0:
             return
         yield place
-
-

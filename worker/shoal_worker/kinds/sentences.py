@@ -13,11 +13,13 @@ from shoal.jobs import Span
 MAX_SENTENCE_CHARS = 1_000
 
 _LINE_END = r"\r\n|[\n\r\u0085\u2028\u2029]"
+# A run of stops is looked at from its beginning only: from each of its stops, long runs would cost their square.
 _END = re.compile(
-    r"(?P<spaceless>[.!?…]*[。！？｡．][。！？｡．.!?…]*[\"'”’»)\]』」）]*)"
-    r"|(?P<stop>[.!?…।॥؟۔։]+[\"'”’»)\]]*)(?=\s)"
+    r"(?<![.!?…])(?P<spaceless>[.!?…]*[。！？｡．][。！？｡．.!?…]*[\"'”’»)\]』」）]*)"
+    r"|(?<![.!?…।॥؟۔։])(?P<stop>[.!?…।॥؟۔։]+[\"'”’»)\]]*)(?=\s)"
     rf"|(?P<line>(?:{_LINE_END})\s*)"
 )
+_VISIBLE = re.compile(r"\S")
 _ONE_LINE_END = re.compile(_LINE_END)
 _WORD_BEFORE = re.compile(r"[\w.]+$")
 _LETTERS_WITH_DOTS = re.compile(r"\w(\.\w)*")
@@ -74,15 +76,14 @@ def _next_is_small(text: str, place: int) -> bool:
 
 def _cut(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Without the white space around it, in pieces that are not too long."""
-    while True:
-        piece = text[start : min(end, start + 2 * MAX_SENTENCE_CHARS)]
-        start += len(piece) - len(piece.lstrip())
-        if not piece.strip() and start >= end:
-            return
-        piece = text[start : min(end, start + MAX_SENTENCE_CHARS)]
-        if start + len(piece) < end:
-            space = max(piece.rfind(mark) for mark in (" ", "\n", "\t"))
-            piece = piece[: space if space > 0 else len(piece)]
-        if piece.strip():
-            yield start, start + len(piece.rstrip())
-        start += len(piece)
+    while visible := _VISIBLE.search(text, start, end):
+        start = visible.start()
+        stop = end if end - start <= MAX_SENTENCE_CHARS else _break(text, start)
+        yield start, start + len(text[start:stop].rstrip())
+        start = stop
+
+
+def _break(text: str, start: int) -> int:
+    window = text[start : start + MAX_SENTENCE_CHARS]
+    space = max(window.rfind(mark) for mark in " \n\t")
+    return start + (space if space > 0 else MAX_SENTENCE_CHARS)

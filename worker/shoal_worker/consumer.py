@@ -1,0 +1,35 @@
+"""Celery's consumer, with dead letters where Celery would log a message and throw it away."""
+
+import uuid
+from typing import Any
+
+from celery.worker.consumer import Consumer as CeleryConsumer
+
+from shoal_worker.process import process
+
+#: A store that is away holds the consumer up for this long at most; then the message stays unacknowledged.
+BURY_SECONDS = 30.0
+
+
+class Consumer(CeleryConsumer):  # type: ignore[misc]  # Celery is untyped
+    """Chosen by `worker_consumer = "shoal_worker.consumer:Consumer"`."""
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002 Celery's signature
+        self._bury(message, "the message names no task")
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002 Celery's signature
+        name = str((message.headers or {}).get("task"))[:60]
+        known = ", ".join(sorted(task for task in self.app.tasks if task.startswith("shoal.")))
+        self._bury(message, f"task: unknown {name!r}; known: {known}")
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002 Celery's signature
+        self._bury(message, f"the message is no task: {type(exc).__name__}")
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        self._bury(message, f"the message's body cannot be decoded: {type(exc).__name__}")
+
+    def _bury(self, message: Any, reason: str) -> None:
+        body = message.body if isinstance(message.body, str) else bytes(message.body or b"").decode(errors="replace")
+        job_id = str((message.headers or {}).get("id") or uuid.uuid4())
+        self.pool.thread.wait_for(process().bury(job_id, reason, body), BURY_SECONDS)
+        message.ack()

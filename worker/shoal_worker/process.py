@@ -1,0 +1,116 @@
+"""What one worker process holds for its jobs: connections, the runner, and the upkeep beside them.
+
+Made on the loop's thread at the first job, closed there when the pool stops.
+"""
+
+import asyncio
+import hashlib
+import os
+import socket
+import time
+import uuid
+from random import Random
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from shoal_worker.openrouter import Gateway, OpenRouter
+from shoal_worker.runner import Ending, Limits, Runner, runner_for
+from shoal_worker.settings import WorkerSettings
+from shoal_worker.stores.redis import RedisStore
+
+UNDECODABLE_AT_ONCE = 100
+UPKEEP_SECONDS = 1.0
+
+log = structlog.get_logger()
+
+
+class Process:
+    """The runner of this process and its upkeep: leases renewed, unreadable items buried."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        client: Redis = Redis.from_url(
+            settings.redis_url.get_secret_value(),
+            socket_timeout=10,
+            socket_connect_timeout=5,
+            socket_keepalive=True,
+            health_check_interval=25,
+            max_connections=64,
+        )
+        self.store = RedisStore(
+            client,
+            owner=f"{os.getpid()}@{socket.gethostname()}/{uuid.uuid4().hex[:8]}",
+            lease_seconds=settings.lease_seconds,
+            keep_seconds=settings.result_ttl_seconds,
+            rng=Random(),
+        )
+        self.model = OpenRouter(gateway_of(settings))
+        limits = Limits(settings.model, settings.model_deadline_seconds, settings.job_time_limit_seconds)
+        self.runner: Runner = runner_for(self.store, self.model, limits, time.time)
+        self._renew_every_seconds = settings.lease_seconds / 3
+        self._upkeep = [asyncio.create_task(self._renew_leases()), asyncio.create_task(self._bury_undecodable())]
+
+    async def run(self, task_id: str, raw: Any) -> Ending:
+        return await self.runner.run(task_id, raw)
+
+    async def bury(self, job_id: str, reason: str, raw: str) -> None:
+        """A dead letter for a message that Celery cannot make a task of."""
+        await self.runner.bury_raw(job_id, reason, raw)
+        log.warning("unreadable_message", dead_letter=job_id, reason=reason)
+
+    async def aclose(self) -> None:
+        for task in self._upkeep:
+            task.cancel()
+        await asyncio.gather(*self._upkeep, return_exceptions=True)
+        await self.model.aclose()
+        await self.store.aclose()
+
+    async def _renew_leases(self) -> None:
+        while True:
+            await asyncio.sleep(self._renew_every_seconds)
+            renewals = [self.store.renew(job_id) for job_id in self.runner.leases]
+            kept = await asyncio.gather(*renewals, return_exceptions=True)
+            if failed := sum(1 for answer in kept if isinstance(answer, BaseException)):
+                log.warning("leases_not_renewed", count=failed)
+
+    async def _bury_undecodable(self) -> None:
+        while True:
+            await asyncio.sleep(UPKEEP_SECONDS)
+            try:
+                for item in await self.store.undecodable(UNDECODABLE_AT_ONCE):
+                    job_id = "undecodable-" + hashlib.sha256(item).hexdigest()[:32]
+                    await self.bury(job_id, "the message is not JSON", item.decode(errors="replace"))
+                    await self.store.forget_undecodable(item)
+            except (RedisError, OSError) as error:
+                log.warning("upkeep_waits_for_redis", error=type(error).__name__)
+
+
+def gateway_of(settings: WorkerSettings) -> Gateway:
+    return Gateway(
+        base_url=settings.openrouter_base_url,
+        api_key=settings.openrouter_api_key,
+        app_title=settings.app_title,
+        app_url=settings.app_url,
+        openrouter_fields=settings.openrouter_fields,
+        cap_field="max_tokens" if settings.cap_field == "max_tokens" else "max_completion_tokens",
+        max_connections=max(1_000, settings.concurrency * 2),
+    )
+
+
+_current: list[Process] = []
+
+
+def process() -> Process:
+    """The one of this process. Called on the loop's thread only."""
+    return _current[0]
+
+
+async def open_process(settings: WorkerSettings) -> None:
+    _current[:] = [Process(settings)]
+
+
+async def close_process() -> None:
+    while _current:
+        await _current.pop().aclose()

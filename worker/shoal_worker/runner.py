@@ -1,0 +1,202 @@
+"""The life of a job, once its message has reached a worker.
+
+1. Read the message. What cannot be read becomes a dead letter with the reason.
+2. Begin: a stored result is replayed and costs nothing; a job that another worker holds comes back later;
+   else the lease is ours.
+3. Refuse what must not run: expired, or delivered again and again without ever ending.
+4. Ask the model, through the kind's own prompts, under a total time limit.
+5. Store the answer, once: the first writer wins. The same script releases the lease.
+6. Anything else is a decision (`retry.py`): retry and snooze park the message for later, discard buries it.
+
+Only then is the message acknowledged. A process that dies on any line of this loses nothing: the message comes back,
+and steps 2 and 5 keep the answer single. No Celery, no HTTP and no database here.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from pydantic import ValidationError
+
+from shoal.errors import JobExpired, JobFailed
+from shoal.jobs import KINDS, DeadLetter, JobMessage, Outcome, Result, Usage
+from shoal_worker.asking import Asker
+from shoal_worker.errors import (
+    DeadlineExceeded,
+    Expired,
+    InvalidMessage,
+    LeaseHeld,
+    TransientError,
+    WorkerError,
+    WorkerKilled,
+)
+from shoal_worker.kinds import ANSWERS
+from shoal_worker.ports import Ask, ChatModel, Granted, Held, JobStore, Stored
+from shoal_worker.retry import Decision, Discard, Policy, Progress, Retry, Snooze, decide
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The job has ended with an answer or, `replayed`, as it had ended before."""
+
+    ending: Outcome[Any] | JobFailed
+    replayed: bool = False
+
+
+Ending = Done | Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`max_deliveries`: how often a job may begin without ever coming to an orderly end."""
+
+    model: str
+    model_deadline_seconds: float
+    job_time_limit_seconds: float
+    max_deliveries: int = 20
+
+
+class Crashed(TransientError):
+    """The worker's own code failed: a bug. The job is tried again, for the next version may be better."""
+
+    cause = "worker_bug"
+
+
+@dataclass(slots=True)
+class Runner:
+    """Runs jobs. Time and chance are passed in; `leases` holds the ids whose lease somebody must keep renewed."""
+
+    store: JobStore
+    model: ChatModel
+    limits: Limits
+    policy: Policy
+    rng: Random
+    now: Callable[[], float]
+    leases: set[str]
+    answers: Mapping[str, Callable[[Any, Ask], Awaitable[Result]]]
+
+    async def run(self, task_id: str, raw: Any) -> Ending:
+        """Take one delivery of a job to its end or to its next try."""
+        try:
+            message, args = read(raw)
+        except InvalidMessage as error:
+            return await self._bury_unread(task_id, raw, error)
+        begun = await self.store.begin(message.id)
+        match begun:
+            case Stored(ending):
+                return Done(ending, replayed=True)
+            case Held(seconds):
+                return await self._give_up(message, LeaseHeld("another worker has it", seconds), message.spent)
+            case Granted(deliveries):
+                return await self._attempt(message, args, deliveries)
+
+    async def _attempt(self, message: JobMessage, args: Any, deliveries: int) -> Ending:
+        started = self.now()
+        name = message.model or self.limits.model
+        asker = Asker(self.model, name, message.id, self.limits.model_deadline_seconds, usage=message.spent)
+        self.leases.add(message.id)
+        try:
+            refuse(message, deliveries, started, self.limits)
+            async with asyncio.timeout(self.limits.job_time_limit_seconds):
+                result = await self.answers[message.kind](args, asker)
+        except WorkerError as error:
+            return await self._give_up(message, error, asker.usage)
+        except TimeoutError:
+            limit = DeadlineExceeded(f"no answer within {self.limits.job_time_limit_seconds} s")
+            return await self._give_up(message, limit, asker.usage)
+        except Exception as error:  # noqa: BLE001 a bug of ours must not lose a job
+            return await self._give_up(message, Crashed(type(error).__name__), asker.usage, bug=error)
+        else:
+            outcome = outcome_of(message, result, asker, started, self.now())
+            await self.store.answer(outcome)
+            return Done(outcome)
+        finally:
+            self.leases.discard(message.id)
+
+    async def _give_up(
+        self, message: JobMessage, error: WorkerError, spent: Usage, *, bug: Exception | None = None
+    ) -> Decision:
+        progress = Progress(message.attempt, message.snoozes, self.now(), message.expires_at)
+        decision = decide(error, progress, self.policy, self.rng)
+        match decision:
+            case Retry(after_seconds):
+                again = {"attempt": message.attempt + 1, "snoozes": 0, "spent": spent}
+                await self.store.park(message.id, message.model_copy(update=again), after_seconds)
+            case Snooze(after_seconds):
+                again = {"snoozes": message.snoozes + 1, "spent": spent}
+                await self.store.park(message.id, message.model_copy(update=again), after_seconds)
+            case Discard(cause, reason):
+                kept = message.model_copy(update={"spent": spent})
+                await self._bury(message.id, message.kind, kept.model_dump(mode="json"), message.attempt, cause, reason)
+        if bug is not None:
+            raise bug
+        return decision
+
+    async def _bury_unread(self, task_id: str, raw: Any, error: InvalidMessage) -> Discard:
+        fields = raw if isinstance(raw, dict) else {"job": raw}
+        kind = str(fields.get("kind", "unknown"))
+        await self._bury(task_id, kind, fields, 0, error.cause, error.reason)
+        return Discard(error.cause, error.reason)
+
+    async def _bury(
+        self, job_id: str, kind: str, message: dict[str, Any], attempts: int, cause: str, reason: str
+    ) -> None:
+        letter = DeadLetter(
+            id=job_id, kind=kind, cause=cause, reason=reason, attempts=attempts, died_at=self.now(), message=message
+        )
+        failure = JobExpired if cause == Expired.cause else JobFailed
+        await self.store.bury(letter, failure(reason, job_id, cause, attempts))
+
+    async def bury_raw(self, job_id: str, reason: str, raw: str) -> None:
+        """A dead letter for what is not even a message."""
+        cause = InvalidMessage.cause
+        letter = DeadLetter(
+            id=job_id, kind="unknown", cause=cause, reason=reason, attempts=0, died_at=self.now(), raw=raw
+        )
+        await self.store.bury(letter, JobFailed(reason, job_id, cause))
+
+
+def read(raw: Any) -> tuple[JobMessage, Any]:
+    """A message and its typed arguments. Raises `InvalidMessage` that names the field, never its value."""
+    try:
+        message = JobMessage.model_validate(raw, extra="ignore")
+        if message.kind not in KINDS:
+            raise InvalidMessage(f"kind: unknown {message.kind[:40]!r}; known: {', '.join(KINDS)}")
+        return message, message.arguments()
+    except ValidationError as error:
+        faults = error.errors(include_input=False, include_url=False, include_context=False)
+        said = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'job'}: {fault['msg']}" for fault in faults[:5])
+        raise InvalidMessage(said) from None
+
+
+def refuse(message: JobMessage, deliveries: int, now: float, limits: Limits) -> None:
+    """Raise what keeps a job from running at all."""
+    if now >= message.expires_at:
+        raise Expired("its time ran out before a worker came to it")
+    if deliveries > limits.max_deliveries:
+        raise WorkerKilled(f"begun {deliveries} times and never ended")
+
+
+def outcome_of(message: JobMessage, result: Result, asker: Asker, started: float, ended: float) -> Outcome[Any]:
+    last = asker.replies[-1] if asker.replies else None
+    return Outcome[Any](
+        job_id=message.id,
+        kind=message.kind,
+        result=result,
+        usage=asker.usage,
+        model=last.model if last else asker.model_name,
+        provider=last.provider if last else None,
+        generation_ids=tuple(reply.generation_id for reply in asker.replies),
+        attempts=message.attempt,
+        queue_seconds=max(0.0, started - message.enqueued_at),
+        run_seconds=max(0.0, ended - started),
+        finished_at=ended,
+        sandbox=any(reply.sandbox for reply in asker.replies),
+    )
+
+
+def runner_for(store: JobStore, model: ChatModel, limits: Limits, now: Callable[[], float]) -> Runner:
+    """A runner with the standard policy, kinds and chance."""
+    return Runner(store, model, limits, Policy(), Random(), now, set(), ANSWERS)

@@ -1,0 +1,95 @@
+"""Every setting of the worker, its default and its unit. The environment is read here and nowhere else."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+
+from shoal.errors import SettingsError
+from shoal.settings import PREFIX, ProducerSettings, faults_in_words
+
+
+class WorkerSettings(ProducerSettings):
+    """What `SHOAL_*` says to a worker, beside what producers read."""
+
+    #: The provider's key. A local gateway may need none.
+    openrouter_api_key: SecretStr | None = None
+    #: Any gateway that speaks the chat-completions API can stand in.
+    openrouter_base_url: str = "https://openrouter.ai/api/v1"
+    #: False leaves out what only OpenRouter understands. Unset: true for OpenRouter and the sandbox's own wire form.
+    openrouter_fields: bool = True
+    #: Which field bounds an answer's length: older gateways know only "max_tokens".
+    cap_field: str = Field(default="max_completion_tokens", pattern=r"^(max_completion_tokens|max_tokens)$")
+    model: str = Field(default="openai/gpt-5.4-nano", min_length=1)
+    app_title: str = "Shoal"
+    app_url: str = ""
+    #: How many jobs one worker process runs at once.
+    concurrency: int = Field(default=300, ge=1, le=5_000)
+    #: One call to the model, sending and reading.
+    model_deadline_seconds: float = Field(default=60.0, gt=0)
+    #: One attempt at a job, all its calls together.
+    job_time_limit_seconds: float = Field(default=300.0, gt=0)
+    #: A lease is renewed three times in this span while its job runs; a killed worker's runs out.
+    lease_seconds: float = Field(default=30.0, gt=0)
+    #: A message is renewed four times in this span while its job runs; a killed worker's comes back after it.
+    visibility_timeout_seconds: float = Field(default=60.0, gt=0)
+    #: How long a stopping worker may take to finish its jobs: what the supervisor grants before it kills.
+    shutdown_grace_seconds: float = Field(default=330.0, gt=0)
+    sentry_dsn: SecretStr | None = None
+    log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
+
+    @field_validator("openrouter_base_url")
+    @classmethod
+    def _is_a_base_url(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must be a URL such as https://openrouter.ai/api/v1")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _times_hold_together(self) -> Self:
+        times = [
+            ("MODEL_DEADLINE_SECONDS", self.model_deadline_seconds),
+            ("JOB_TIME_LIMIT_SECONDS", self.job_time_limit_seconds),
+            ("SHUTDOWN_GRACE_SECONDS", self.shutdown_grace_seconds),
+        ]
+        pairs = [*pairwise(times)]
+        pairs.append(
+            (
+                ("LEASE_SECONDS", self.lease_seconds),
+                ("VISIBILITY_TIMEOUT_SECONDS", self.visibility_timeout_seconds),
+            )
+        )
+        wrong = [
+            f"{PREFIX}{short} ({low:g}) must be less than {PREFIX}{long} ({high:g})"
+            for (short, low), (long, high) in pairs
+            if low >= high
+        ]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
+        """Read the environment. Raises `SettingsError` that lists every fault, each with its fix."""
+        faults = [*_misspelt(cls, os.environ if environ is None else environ)]
+        try:
+            settings = cls(**overrides)
+        except ValidationError as error:
+            raise SettingsError("\n".join([faults_in_words(error), *faults])) from None
+        if faults:
+            raise SettingsError("\n".join(["the settings are wrong:", *faults]))
+        return settings
+
+
+def _misspelt(cls: type[WorkerSettings], environ: Mapping[str, str]) -> list[str]:
+    """A variable of ours that nobody reads is a mistake that would otherwise show much later."""
+    known = {PREFIX + name.upper() for name in cls.model_fields}
+    lines = []
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and not name.startswith(f"{PREFIX}TEST_") and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            lines.append(f"  {name}: no such setting" + (f"; did you mean {near[0]}?" if near else ": unset it"))
+    return lines

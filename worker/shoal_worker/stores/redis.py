@@ -1,0 +1,102 @@
+"""Results, leases and dead letters in Redis or Valkey.
+
+Every verb is one script, so it happens whole or not at all, and safe to repeat, so a lost reply is asked again. A
+server that is away is waited for: an answer that was paid for is not thrown away because the store restarts.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from shoal import records, wire
+from shoal.errors import JobFailed
+from shoal.jobs import DeadLetter, JobMessage, Outcome, Status
+from shoal.scripts import Scripts
+from shoal_worker.ports import Begun, Granted, Held, Stored
+
+#: What a server that restarts, fails over or loads its data says. Everything else is a mistake of ours.
+AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OSError)
+
+
+class RedisStore:
+    """`ports.JobStore` on one Redis. `owner` names this process in leases."""
+
+    def __init__(self, client: "Redis", *, owner: str, lease_seconds: float, keep_seconds: int, rng: Random) -> None:
+        self._client = client
+        names = ("begin", "renew", "finish", "park")
+        self._scripts = Scripts(client, {name: wire.script("shoal_worker.stores", name) for name in names})
+        self._owner = owner
+        self._lease_ms = int(lease_seconds * 1000)
+        self._keep_seconds = keep_seconds
+        self._rng = rng
+
+    async def begin(self, job_id: str) -> Begun:
+        word, value = await self._call("begin", self._keys(job_id), [self._owner, self._lease_ms, self._keep_seconds])
+        match word:
+            case b"done":
+                return Stored(records.decoded(value))
+            case b"held":
+                return Held(int(value) / 1000)
+            case _:
+                return Granted(int(value))
+
+    async def renew(self, job_id: str) -> bool:
+        """False when the lease has gone to somebody else. Not insisted on: the next round tries again."""
+        kept = await self._scripts.call("renew", [wire.job_record(job_id)], [self._owner, self._lease_ms])
+        return bool(kept)
+
+    async def answer(self, outcome: Outcome[Any]) -> bool:
+        """Store an answer; False when the job had ended before."""
+        return await self._finish(outcome.job_id, records.answered(outcome), Status.COMPLETED, "", outcome.finished_at)
+
+    async def bury(self, letter: DeadLetter, error: JobFailed) -> bool:
+        """Store a dead letter and the failure as the job's result; False when the job had ended before."""
+        record = records.failed(error, letter.died_at)
+        return await self._finish(letter.id, record, Status.DISCARDED, letter.model_dump_json(), letter.died_at)
+
+    async def park(self, job_id: str, message: JobMessage, after_seconds: float) -> None:
+        """Queue the message again in some seconds."""
+        keys = [*self._keys(job_id), wire.parked(wire.QUEUE)]
+        await self._call("park", keys, [self._owner, wire.message(message), after_seconds])
+
+    async def undecodable(self, most: int) -> list[bytes]:
+        """Items of the queue that are no messages. They stay until `forget_undecodable`."""
+        items: Any = await self._client.lrange(wire.UNDECODABLE, 0, most - 1)
+        return list(items)
+
+    async def forget_undecodable(self, item: bytes) -> None:
+        await self._client.lrem(wire.UNDECODABLE, 1, item)  # type: ignore[arg-type]  # bytes are fine
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    async def _finish(self, job_id: str, record: bytes, status: Status, letter: str, now: float) -> bool:
+        stored = await self._call(
+            "finish",
+            [*self._keys(job_id), wire.DEAD, wire.DEAD_TIMES],
+            [self._owner, record, self._keep_seconds, wire.result_record(job_id), status, job_id, letter, now],
+        )
+        return bool(stored)
+
+    def _keys(self, job_id: str) -> list[str]:
+        return [wire.job_record(job_id), wire.result_record(job_id)]
+
+    async def _call(self, name: str, keys: Sequence[str], args: Sequence[str | bytes | int | float]) -> Any:
+        tries = 0
+        while True:
+            try:
+                return await self._scripts.call(name, keys, args)
+            except AWAY:
+                tries += 1
+                await asyncio.sleep(self._rng.uniform(0.1, 0.2 * 2 ** min(tries, 4)))
+            except RedisError as error:
+                if not str(error).startswith(("LOADING", "MASTERDOWN", "READONLY", "OOM", "MISCONF")):
+                    raise
+                tries += 1
+                await asyncio.sleep(self._rng.uniform(0.5, 2.0))

@@ -1,0 +1,45 @@
+"""Thin Celery tasks: run the job, turn its ending into a Celery verb."""
+
+from typing import Any, assert_never
+
+from celery import Celery, Task
+from celery.exceptions import Retry as CeleryRetry
+
+from shoal import wire
+from shoal.errors import JobExpired, JobFailed
+from shoal.jobs import KINDS, Outcome
+from shoal_worker.errors import Expired
+from shoal_worker.loop import await_
+from shoal_worker.process import process
+from shoal_worker.retry import Discard, Retry, Snooze
+from shoal_worker.runner import Done
+
+
+def register(app: Celery) -> None:
+    """One task a kind, all with the same body."""
+    for kind in KINDS:
+        app.task(run_job, name=wire.task_name(kind), bind=True, acks_late=True, throws=(JobFailed,))
+
+
+def run_job(task: Task, job: Any = None, **unknown: Any) -> str:
+    """Run one delivery. The answer itself is stored by the runner; what is returned is safe to show in Flower."""
+    raw = job if job is not None else unknown
+    ending = await_(process().run(task.request.id, raw))
+    match ending:
+        case Done(ended, replayed):
+            return f"replayed: {summary(ended)}" if replayed else summary(ended)
+        case Retry(after_seconds, cause, reason) | Snooze(after_seconds, cause, reason):
+            raise CeleryRetry(f"{cause}: {reason}", JobFailed(reason, task.request.id, cause), after_seconds)
+        case Discard(cause, reason):
+            error = JobExpired if cause == Expired.cause else JobFailed
+            raise error(reason, task.request.id, cause)
+        case _:
+            assert_never(ending)
+
+
+def summary(ended: Outcome[Any] | JobFailed) -> str:
+    """What an ending cost, or its cause: never the answer."""
+    if isinstance(ended, JobFailed):
+        return ended.cause
+    usage = ended.usage
+    return f"{usage.input_tokens}+{usage.output_tokens} tokens, ${usage.cost_usd:.6f}, {ended.model}"

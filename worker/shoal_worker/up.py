@@ -1,0 +1,89 @@
+"""`shoal up`: everything that is missing, workers and Flower, in one process tree."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from shoal.errors import SettingsError
+from shoal_worker import services
+from shoal_worker.settings import WorkerSettings
+
+DEFAULT_REDIS_PORT = 6379
+NO_KEY = (
+    "no model to call: set SHOAL_OPENROUTER_API_KEY (or SHOAL_OPENROUTER_BASE_URL for another gateway), "
+    "or try it offline with --sandbox"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to start."""
+
+    workers: int = 1
+    sandbox: bool = False
+    sandbox_latency_seconds: float = 0.3
+    flower_port: int = 5555
+    data_dir: Path = Path(".shoal")
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the started things are."""
+
+    redis_url: str
+    model: str
+    flower: str
+
+
+def check(plan: Plan, settings: WorkerSettings) -> None:
+    """Raises `SettingsError` when there is no model to call."""
+    own_gateway = settings.openrouter_base_url != WorkerSettings.model_fields["openrouter_base_url"].default
+    if not (plan.sandbox or settings.openrouter_api_key or own_gateway):
+        raise SettingsError(NO_KEY)
+
+
+def start(tree: services.Services, plan: Plan, settings: WorkerSettings) -> Addresses:
+    """Start what is missing, then the workers, then Flower."""
+    redis_url = os.environ.get("SHOAL_REDIS_URL") or _embedded(tree, plan)
+    model = settings.openrouter_base_url
+    added = {"SHOAL_REDIS_URL": redis_url}
+    if plan.sandbox:
+        model = services.start_sandbox(tree, plan.sandbox_latency_seconds)
+        added |= {"SHOAL_OPENROUTER_BASE_URL": model, "SHOAL_OPENROUTER_API_KEY": "sandbox"}
+    tree.environ = {**tree.environ, **added}
+    for number in range(1, plan.workers + 1):
+        services.start_worker(tree, f"worker{number}", redis_url, settings.shutdown_grace_seconds)
+    return Addresses(redis_url, model, services.start_flower(tree, plan.flower_port))
+
+
+def _embedded(tree: services.Services, plan: Plan) -> str:
+    plan.data_dir.mkdir(parents=True, exist_ok=True)
+    port = DEFAULT_REDIS_PORT if services.port_is_free(DEFAULT_REDIS_PORT) else services.free_port()
+    return services.start_valkey(tree, port, plan.data_dir)
+
+
+@click.command()
+@click.option("--workers", default=1, show_default=True, help="Worker processes; one for each core is plenty.")
+@click.option("--sandbox", is_flag=True, help="Answer with the offline sandbox: rules, no model, no cost.")
+@click.option("--flower-port", default=5555, show_default=True)
+@click.option("--data-dir", default=".shoal", show_default=True, type=click.Path(path_type=Path, file_okay=False))
+def up(workers: int, *, sandbox: bool, flower_port: int, data_dir: Path) -> None:
+    """Start workers and Flower, and a Valkey when SHOAL_REDIS_URL is not set; Ctrl-C ends all of it."""
+    plan = Plan(workers=workers, sandbox=sandbox, flower_port=flower_port, data_dir=data_dir)
+    settings = WorkerSettings.load()
+    check(plan, settings)
+    with services.running(os.environ) as tree:
+        try:
+            addresses = start(tree, plan, settings)
+            click.echo(f"queue   {addresses.redis_url}")
+            click.echo(f"model   {addresses.model}{' (the sandbox: no model answers)' if sandbox else ''}")
+            click.echo(f"Flower  {addresses.flower}")
+            click.echo("ready; Ctrl-C ends all of it")
+            while (gone := tree.ended()) is None:
+                time.sleep(0.5)
+            raise services.ServiceFailed(f"{gone.name} ended with status {gone.process.returncode}")
+        except KeyboardInterrupt:
+            click.echo("stopping")
