@@ -25,7 +25,7 @@ class ProducerSettings(BaseSettings):
     #: Whose jobs these are: keeps keys apart, and is named in reports.
     tenant: str = Field(default="", max_length=100, pattern=r"^[\w.@-]*$")
 
-    schemes: ClassVar[tuple[str, ...]] = ("redis://", "rediss://", "unix://")
+    schemes: ClassVar[tuple[str, ...]] = ("redis://", "rediss://")
 
     @field_validator("redis_url")
     @classmethod

@@ -1,6 +1,7 @@
 """What a reply of the provider means: every form that is documented or was seen in the wild."""
 
 import json
+import time
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any
@@ -162,6 +163,13 @@ def test_a_missing_cost_is_computed_from_the_price_table() -> None:
         "prompt_tokens_details": {"cached_tokens": 11_776},
     }
     assert read(success(usage=usage)).usage.cost_usd == pytest.approx(0.00067827)
+
+
+@pytest.mark.parametrize("wrong", [-5, 10**30, "many", None, [], True])
+def test_a_count_that_cannot_be_is_not_counted(wrong: object) -> None:
+    found = read(success(usage={"prompt_tokens": wrong, "completion_tokens": 10, "cost": -1})).usage
+    assert found.input_tokens == 0
+    assert found.cost_usd == pytest.approx(10 * 1.25 / 1e6)
 
 
 def test_a_cost_of_zero_is_believed() -> None:
@@ -456,6 +464,16 @@ def test_the_asked_wait_may_stand_in_the_metadata_only(metadata: dict[str, Any])
 @pytest.mark.parametrize("resets_at", [RESETS_AT, NOW + 3_600, (NOW + 3_600) * 1000, RESETS_AT.rstrip("Z")])
 def test_a_spent_budget_waits_until_it_is_reset(resets_at: object) -> None:
     error = refused(told(403, "…", {**BUDGET, "resets_at": resets_at}), 403)
+    assert isinstance(error, OutOfMoney)
+    assert error.after_seconds == 3_600
+
+
+def test_a_reset_without_a_zone_is_meant_in_utc_wherever_the_worker_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        error = refused(told(403, "…", {**BUDGET, "resets_at": RESETS_AT.rstrip("Z")}), 403)
+    time.tzset()
     assert isinstance(error, OutOfMoney)
     assert error.after_seconds == 3_600
 

@@ -316,3 +316,16 @@ def test_unsupported_quotes_stand_nowhere_in_the_text(request_: Ask) -> None:
     completion = spoiled(Fault.UNSUPPORTED_QUOTES, answer_value(request_), completion_saying("", None))
     assert NOWHERE in (completion.content or "")
     assert NOWHERE not in request_.user
+
+
+def test_labels_too_many_for_a_schema_are_read_from_the_prompt() -> None:
+    schema = closed({"evidence": {"type": "string"}, "label": {"type": "string"}, "confidence": {"type": "number"}})
+    system = "Rules:\n- answer\n\nLabels:\n- alpha: about giraffes\n- beta: about submarines"
+    assert answered(ask("shoal_classify", schema, fenced("Submarines."), system))["label"] == "beta"
+
+
+@pytest.mark.parametrize("sentence", ["word " * 500, "長" * 500])
+def test_a_sentence_longer_than_the_summary_may_be_is_shortened(sentence: str) -> None:
+    (only,) = answered(summarize([sentence], "about 10 words"))["sentences"]
+    assert sentence.startswith(only["text"])
+    assert 40 <= len(only["text"].encode()) <= 140

@@ -4,6 +4,7 @@
 """
 
 import logging
+import ssl
 from typing import Any
 
 import structlog
@@ -20,16 +21,18 @@ CLOSE_SECONDS = 5.0
 
 
 def broker_url(redis_url: str) -> str:
-    """The same server through our own channel."""
-    return f"shoal+{redis_url}"
+    """The same server through our own channel (`transport.py`)."""
+    _, separator, rest = redis_url.partition("://")
+    return f"shoal{separator}{rest}"
 
 
 def make_app(settings: WorkerSettings) -> Celery:
     """Celery's app, for a worker."""
     transport.register()
+    url = settings.redis_url.get_secret_value()
     app = Celery("shoal", set_as_current=True)
     app.conf.update(
-        broker_url=broker_url(settings.redis_url.get_secret_value()),
+        broker_url=broker_url(url),
         result_backend="disabled://",
         task_default_queue=wire.QUEUE,
         task_ignore_result=False,
@@ -48,7 +51,11 @@ def make_app(settings: WorkerSettings) -> Celery:
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_transport_options={"visibility_timeout": settings.visibility_timeout_seconds},
+        broker_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED} if url.startswith("rediss://") else None,
+        broker_transport_options={
+            "visibility_timeout": settings.visibility_timeout_seconds,
+            "unacked_restore_interval": settings.visibility_timeout_seconds / 4,
+        },
     )
     tasks.register(app)
     return app

@@ -1,9 +1,11 @@
 """Celery's consumer, with dead letters where Celery would log a message and throw it away."""
 
+import contextlib
 import uuid
 from typing import Any
 
 from celery.worker.consumer import Consumer as CeleryConsumer
+from redis.exceptions import RedisError
 
 from shoal_worker.process import process
 
@@ -33,3 +35,11 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]  # Celery is untyped
         job_id = str((message.headers or {}).get("id") or uuid.uuid4())
         self.pool.thread.wait_for(process().bury(job_id, reason, body), BURY_SECONDS)
         message.ack()
+
+    def shutdown(self) -> None:
+        """The pool has ended: what was fetched and never begun goes back at once."""
+        channel = getattr(self.task_consumer, "channel", None)
+        if channel is not None:
+            with contextlib.suppress(OSError, RedisError):
+                channel.release()
+        super().shutdown()

@@ -67,7 +67,7 @@ class OpenRouter:
         self._clock = clock
         self._headers = httpx.Headers(_headers(gateway))
         self._chat_url = httpx.URL(f"{gateway.base_url.rstrip('/')}/chat/completions")
-        # Nothing but the key is behind /key; other gateways show with /models whether they accept it.
+        # /key is OpenRouter's own; other gateways show by their list of models whether they accept a key.
         check_path = "key" if gateway.openrouter_fields else "models"
         self._check_url = httpx.URL(f"{gateway.base_url.rstrip('/')}/{check_path}")
         self._extensions = {"timeout": {"connect": gateway.connect_seconds}}

@@ -40,9 +40,13 @@ class Addresses:
 
 def check(plan: Plan, settings: WorkerSettings) -> None:
     """Raises `SettingsError` when there is no model to call."""
-    own_gateway = settings.openrouter_base_url != WorkerSettings.model_fields["openrouter_base_url"].default
-    if not (plan.sandbox or settings.openrouter_api_key or own_gateway):
+    if not (plan.sandbox or settings.openrouter_api_key or own_gateway(settings)):
         raise SettingsError(NO_KEY)
+
+
+def own_gateway(settings: WorkerSettings) -> bool:
+    """Whether another gateway than OpenRouter is set, which may need no key."""
+    return bool(settings.openrouter_base_url != WorkerSettings.model_fields["openrouter_base_url"].default)
 
 
 def start(tree: services.Services, plan: Plan, settings: WorkerSettings) -> Addresses:

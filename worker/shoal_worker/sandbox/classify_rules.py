@@ -12,7 +12,7 @@ from shoal_worker.sandbox.prompt_parts import first_sentence, only_text, sentenc
 from shoal_worker.sandbox.validation import Ask
 
 NONE_LABEL = "none of these"
-EVIDENCE_MAX_CHARS = 300
+EVIDENCE_MAX_CHARS = 160
 _LABEL_LINE = re.compile(r"^- (.+)$", re.MULTILINE)
 _NAME_WEIGHT, _DESCRIPTION_WEIGHT, _LEXICON_WEIGHT = 3.0, 1.0, 1.0
 #: A second label counts when it scores at least this share of the best.
@@ -59,18 +59,20 @@ def classify_plan(schema: dict[str, Any]) -> Callable[[Ask], dict[str, Any]] | N
     """How to answer this schema; None when it is not one of the two forms of classify."""
     properties = schema.get("properties", {})
     if set(properties) == {"evidence", "label", "confidence"}:
-        names, order = _names(properties["label"]), tuple(properties)
-        return (lambda ask: _one_label(ask, names, order)) if names else None
+        offered, order = _names(properties["label"]), tuple(properties)
+        return None if offered is None else lambda ask: _one_label(ask, offered, order)
     if set(properties) == {"evidence", "labels"}:
         listed = properties["labels"]
         names = _names(listed.get("items", {}).get("properties", {}).get("label", {}))
-        most = listed.get("maxItems", len(names))
-        return (lambda ask: _many_labels(ask, names, most)) if names else None
+        return None if names is None else lambda ask: _many_labels(ask, names, listed.get("maxItems"))
     return None
 
 
-def _names(label_schema: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(name for name in label_schema.get("enum", ()) if isinstance(name, str))
+def _names(label_schema: dict[str, Any]) -> tuple[str, ...] | None:
+    """The choices; none when the list is too long for a schema and stands in the prompt only; None without labels."""
+    if "enum" in label_schema:
+        return tuple(name for name in label_schema["enum"] if isinstance(name, str)) or None
+    return () if label_schema == {"type": "string"} else None
 
 
 def _one_label(ask: Ask, names: tuple[str, ...], order: tuple[str, ...]) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def _one_label(ask: Ask, names: tuple[str, ...], order: tuple[str, ...]) -> dict
     return {name: found[name] for name in order}
 
 
-def _many_labels(ask: Ask, names: tuple[str, ...], most: int) -> dict[str, Any]:
+def _many_labels(ask: Ask, names: tuple[str, ...], most: int | None) -> dict[str, Any]:
     text = only_text(ask.user)
     labels = _labels(ask.system, names)
     scored = _scores(text, labels)
@@ -95,7 +97,8 @@ def _many_labels(ask: Ask, names: tuple[str, ...], most: int) -> dict[str, Any]:
 @lru_cache(maxsize=512)
 def _labels(system: str, names: tuple[str, ...]) -> tuple[_Label, ...]:
     """What speaks for each label; a word that several labels share says less for each."""
-    lines = _LABEL_LINE.findall(system)
+    lines = _LABEL_LINE.findall(system.rpartition("Labels:")[2])
+    names = names or tuple(dict.fromkeys(line.partition(": ")[0] for line in lines)) or (NONE_LABEL,)
     raw = [_raw_weights(name, lines) for name in names]
     spread = Counter(term for weights in raw for term in weights)
     return tuple(

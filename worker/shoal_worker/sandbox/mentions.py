@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from shoal_worker.sandbox.prompt_parts import STOPWORDS, sentences
+from shoal_worker.sandbox.prompt_parts import STOPWORDS, cut, sentences
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?"
@@ -25,7 +25,7 @@ _MONEY = re.compile(
     rf"|(?<![\w.,])({_NUMERAL}) ?([$€£¥]|(?:USD|EUR|GBP|JPY|CHF|dollars?|euros?|pounds?)\b)"
 )
 _CURRENCIES = {"$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY", "dollar": "USD", "euro": "EUR", "pound": "GBP"}
-_NAME = re.compile(r"\b[A-Z][\w'’-]+(?: (?:of |de |van |von |la )?[A-Z][\w'’&.-]*\w)*")
+_NAME = re.compile(r"\b[A-Z][\w'’-]+(?: (?:of |de |van |von |la )?[A-Z][\w'’&.-]*\w){0,4}")
 _OPENING_WORDS = re.compile(
     r"^(?:(?:The|A|An|Dear|Hello|Hi|Hey|From|In|On|At|My|Our|Your|But|And|When|If|Mr|Mrs|Ms|Dr) ?)+\b"
 )
@@ -42,6 +42,9 @@ class Mention:
     quote: str
     place: int
 
+
+#: Those who ask leave room for short quotes only.
+_QUOTE_BYTES = 72
 
 Finder = Callable[[str], list[Mention]]
 
@@ -139,6 +142,10 @@ def _number(numeral: str) -> int | float:
     return float(plain) if "." in plain else int(plain)
 
 
+def _short(words: str) -> str:
+    return cut(words, _QUOTE_BYTES)
+
+
 def topics(text: str) -> list[Mention]:
     """The words that come most often, the longest of equals first, as they are first written."""
     found = [match for match in _WORD.finditer(text) if match[0].lower() not in STOPWORDS]
@@ -149,7 +156,7 @@ def topics(text: str) -> list[Mention]:
 
 
 def statements(text: str) -> list[Mention]:
-    return [Mention(sentence, sentence, text.find(sentence)) for sentence in sentences(text)]
+    return [Mention(_short(sentence), _short(sentence), text.find(sentence)) for sentence in sentences(text)]
 
 
 def one_of(options: tuple[Any, ...]) -> Finder:
@@ -176,7 +183,7 @@ def whether(words: tuple[str, ...]) -> Finder:
 
     def find(text: str) -> list[Mention]:
         return [
-            Mention(_NEGATION.search(sentence) is None, sentence, text.find(sentence))
+            Mention(_NEGATION.search(sentence) is None, _short(sentence), text.find(sentence))
             for sentence in sentences(text)
             if pattern.search(sentence)
         ]
@@ -193,7 +200,8 @@ def labelled(words: tuple[str, ...]) -> Finder:
     def find(text: str) -> list[Mention]:
         found = []
         for match in pattern.finditer(text):
-            words_said = re.split(r"(?<=\w)[.!?](?:\s|$)", match[1], maxsplit=1)[0].strip()
+            words_said = re.split(r"(?<=\w)[.!?](?:\s|$)", match[1], maxsplit=1)[0]
+            words_said = _short(words_said.strip())
             found += [Mention(words_said, words_said, match.start(1))] if words_said else []
         return found
 

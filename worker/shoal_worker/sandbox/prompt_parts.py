@@ -68,3 +68,8 @@ def sentences(text: str) -> list[str]:
 
 def first_sentence(text: str) -> str:
     return next(iter(sentences(text)), "")
+
+
+def cut(text: str, most_bytes: int) -> str:
+    """The beginning of a text, as much as so many bytes of UTF-8 hold."""
+    return text if len(text) * 4 <= most_bytes else text.encode()[:most_bytes].decode("utf-8", "ignore").rstrip()

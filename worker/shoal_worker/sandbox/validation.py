@@ -1,5 +1,6 @@
 """What OpenRouter and the provider behind it refuse with a 400, checked before anything else happens."""
 
+import json
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,10 +35,7 @@ class Ask:
 
 def read_ask(body: bytes) -> Ask:
     """The request in `body`; raises Refused with the 400 it deserves."""
-    try:
-        request = from_json(body)
-    except ValueError:
-        raise _bad("Request body is not valid JSON") from None
+    request = _decoded(body)
     if not isinstance(request, dict):
         raise _bad("Request body must be a JSON object")
     if request.get("stream"):
@@ -55,6 +53,18 @@ def read_ask(body: bytes) -> Ask:
         schema_json=schema_json,
         max_completion_tokens=_read_limit(request),
     )
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return from_json(body)
+    except ValueError:
+        pass
+    try:
+        # JSON can spell half a surrogate pair, which the fast parser refuses and OpenRouter does not.
+        return from_json(json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        raise _bad("Request body is not valid JSON") from None
 
 
 def _bad(message: str) -> Refused:

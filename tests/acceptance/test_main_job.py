@@ -1,0 +1,210 @@
+"""The main job through real processes: producer, queue, worker, model (the sandbox), answer."""
+
+import multiprocessing
+import os
+import signal
+import time
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from celery.result import AsyncResult
+from conftest import Sandbox, Workers, eventually
+from pydantic import SecretStr
+from shoal import (
+    Classify,
+    Extract,
+    IdempotencyConflict,
+    JobCancelled,
+    JobFailed,
+    ProducerSettings,
+    Rank,
+    Shoal,
+    Status,
+    Summarize,
+    wire,
+)
+from shoal.client import message_of
+
+LABELS = ("billing", "bug", "praise")
+
+
+def question(number: int = 0, marker: str = "") -> Classify:
+    return Classify(text=f"I was charged twice by billing, case {number}. {marker}", labels=LABELS)
+
+
+def test_all_four_kinds_are_answered_with_what_they_cost(shoal: Shoal, workers: Workers) -> None:
+    workers.start()
+    text = "Ann Smith paid $12.50 on 2024-05-01. The weather was fine. Nobody complained."
+    fields = {"type": "object", "properties": {"date": {"type": "string"}, "total": {"type": "number"}}}
+    classified = shoal.enqueue(question()).outcome(30)
+    extracted = shoal.enqueue(Extract(text=text, fields=fields)).result(30)
+    ranked = shoal.enqueue(Rank(query="cat food", documents=("dogs bark", "the cat eats food", "x"))).result(30)
+    summary = shoal.enqueue(Summarize(text=text, length_words=10)).result(30)
+
+    assert classified.result.label == "billing"
+    assert classified.usage.cost_usd > 0
+    assert classified.usage.calls == 1
+    assert classified.sandbox
+    assert all(e.start is None or text[e.start : e.end] == e.quote for e in extracted.evidence)
+    assert extracted.data["date"] == "2024-05-01"
+    assert sorted(document.index for document in ranked.ranking) == [0, 1, 2]
+    assert ranked.top[0].id == "1"
+    assert all(text[s.start : s.end] == s.quote for sentence in summary.sentences for s in sentence.sources)
+
+
+def test_a_plain_celery_client_gets_the_answer_by_the_job_id(shoal: Shoal, workers: Workers, valkey: str) -> None:
+    workers.start()
+    job = shoal.enqueue(question())
+    app = Celery(broker=valkey, backend=valkey, set_as_current=False)
+    answer = AsyncResult(job.id, app=app).get(timeout=30)
+    app.close()
+    assert answer["result"]["labels"][0]["name"] == "billing"
+
+
+def _enqueue_often(url: str, times: int) -> list[str]:
+    with Shoal(ProducerSettings(redis_url=SecretStr(url))) as shoal:
+        return [shoal.enqueue(question()).result(60).model_dump_json() for _ in range(times)]
+
+
+def test_the_same_work_from_many_processes_is_paid_once(workers: Workers, sandbox: Sandbox, valkey: str) -> None:
+    workers.start()
+    with multiprocessing.get_context("spawn").Pool(8) as pool:
+        answers = pool.starmap(_enqueue_often, [(valkey, 125)] * 8)
+    assert len({answer for part in answers for answer in part}) == 1
+    assert sandbox.bill()["billed_calls"] == 1
+
+
+def test_an_explicit_key_with_other_arguments_is_a_conflict(shoal: Shoal) -> None:
+    first = shoal.enqueue(question(1), idempotency_key="order-17")
+    assert shoal.enqueue(question(1), idempotency_key="order-17").id == first.id
+    with pytest.raises(IdempotencyConflict, match="other arguments"):
+        shoal.enqueue(question(2), idempotency_key="order-17")
+
+
+def test_map_answers_every_job_in_bounded_flight(shoal: Shoal, workers: Workers, client: "redis.Redis") -> None:
+    workers.start()
+    taken = 0
+    most_waiting = 0
+
+    def source() -> Any:
+        nonlocal taken, most_waiting
+        for number in range(500):
+            taken += 1
+            most_waiting = max(most_waiting, taken - answered)
+            yield question(number)
+
+    answered = 0
+    for _ in shoal.map(source(), window=100):
+        answered += 1
+    assert answered == 500
+    assert most_waiting <= 200
+    eventually(lambda: client.hlen("unacked") == 0, what="all messages acknowledged")
+
+
+def test_bad_messages_become_dead_letters_and_the_worker_goes_on(
+    shoal: Shoal, workers: Workers, client: "redis.Redis"
+) -> None:
+    workers.start()
+    good = message_of(question(), {}, shoal.settings, time.time())
+    unknown_kind = wire.message(good.model_copy(update={"id": "unknown-kind", "kind": "clasify"}))
+    missing = wire.message(good.model_copy(update={"id": "missing-field", "args": {"labels": ["a", "b"]}}))
+    huge = good.model_copy(update={"id": "huge", "args": {**good.args, "text": "x" * 10_000_000}})
+    broken_body = wire.message(good.model_copy(update={"id": "broken-body"})).replace('"body":"[[]', '"body":"[[')
+    future = good.model_copy(update={"id": "future", "version": 9, "args": {**good.args, "mood": "blue"}})
+    client.lpush(wire.QUEUE, "this is no JSON", unknown_kind, missing, wire.message(huge), broken_body)
+    client.lpush(wire.QUEUE, wire.message(future))
+
+    assert shoal.job("future").result(30).label == "billing"
+    eventually(lambda: client.hlen(wire.DEAD) == 5, what="five dead letters")
+    letters = {key.decode(): value.decode() for key, value in client.hgetall(wire.DEAD).items()}  # type: ignore[union-attr]
+    assert "unknown 'shoal.clasify'" in letters["unknown-kind"]
+    assert "text: Field required" in letters["missing-field"]
+    assert "text: String should have at most 1000000 characters" in letters["huge"]
+    assert "cannot be decoded" in letters["broken-body"]
+    assert any(name.startswith("undecodable-") for name in letters)
+    with pytest.raises(JobFailed, match="Field required"):
+        shoal.outcome("missing-field", 10)
+
+
+VERBS = [
+    ("server_500", "answered after a retry", 1),
+    ("connection_reset", "answered after a retry", 1),
+    ("cut_body", "answered after a retry", 2),
+    ("whitespace_only", "answered after a retry", 1),
+    ("null_choices", "answered after a retry", 1),
+    ("misfit_json", "asked again", 2),
+    ("bad_json", "asked again", 2),
+    ("length_empty", "asked again", 2),
+    ("empty_stop", "answered after a retry", 2),
+    ("unavailable_503", "snoozed", 1),
+    ("upstream_429", "snoozed", 1),
+    ("in_flight_budget", "snoozed", 1),
+    ("bad_request", "discarded: request_refused", 0),
+    ("moderation", "discarded: content_refused", 0),
+    ("refusal", "discarded: content_refused", 1),
+]
+
+
+@pytest.mark.parametrize(("fault", "verb", "billed"), VERBS)
+def test_each_fault_has_its_verb_and_its_bill(
+    shoal: Shoal, workers: Workers, sandbox: Sandbox, fault: str, verb: str, billed: int
+) -> None:
+    workers.start()
+    job = shoal.enqueue(question(marker=f"[[fault:{fault}*1]]"))
+    if verb.startswith("discarded"):
+        with pytest.raises(JobFailed) as failed:
+            job.result(60)
+        assert f"discarded: {failed.value.cause}" == verb
+        assert job.status() == Status.DISCARDED
+    else:
+        outcome = job.outcome(60)
+        assert outcome.attempts == (2 if "retry" in verb else 1)
+    assert sandbox.bill()["billed_calls"] == billed
+
+
+def test_a_killed_worker_loses_no_job_and_doubles_no_answer(
+    shoal: Shoal, workers: Workers, sandbox: Sandbox, client: "redis.Redis"
+) -> None:
+    sandbox.scenario(latency_seconds=1.0)
+    times = {"visibility_timeout_seconds": 4, "lease_seconds": 2}
+    first = workers.start(**times)
+    jobs = [shoal.enqueue(question(number)) for number in range(200)]
+    eventually(lambda: sandbox.bill()["in_flight"] >= 150, what="calls in flight")
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    workers.start(**times)
+    for job in jobs:
+        job.result(60)
+    assert sandbox.bill()["billed_calls"] <= 200 + 200
+    assert len(client.keys("celery-task-meta-*")) == 200  # type: ignore[arg-type]
+    eventually(lambda: client.hlen("unacked") == 0, what="all messages acknowledged")
+
+
+def test_sigterm_lets_running_calls_finish_and_redelivers_nothing(
+    shoal: Shoal, workers: Workers, sandbox: Sandbox, client: "redis.Redis"
+) -> None:
+    sandbox.scenario(latency_seconds=2.0)
+    worker = workers.start()
+    jobs = [shoal.enqueue(question(number)) for number in range(100)]
+    eventually(lambda: sandbox.bill()["in_flight"] == 100, what="100 calls in flight")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    for job in jobs:
+        job.result(10)
+    assert sandbox.bill()["billed_calls"] == 100
+    assert client.hlen("unacked") == 0
+    assert client.llen(wire.QUEUE) == 0
+
+
+def test_a_running_job_can_be_cancelled(shoal: Shoal, workers: Workers, sandbox: Sandbox) -> None:
+    sandbox.scenario(latency_seconds=20.0)
+    workers.start()
+    job = shoal.enqueue(question())
+    eventually(lambda: job.status() == Status.RUNNING, what="a running job")
+    eventually(lambda: sandbox.bill()["in_flight"] == 1, what="a call in flight")
+    assert job.cancel()
+    with pytest.raises(JobCancelled):
+        job.result(10)
+    assert job.status() == Status.CANCELLED

@@ -1,0 +1,279 @@
+"""A kombu transport on Redis that cannot lose a message: `shoal://` in place of `redis://`.
+
+kombu's own takes one message with BRPOP and only then notes it as unacknowledged; a process killed in between loses
+it for ever. Here one script (`lua/fetch.lua`) moves many messages into the unacked hash, settles acknowledgements
+and brings in parked messages that are due, whole or not at all. Waiting takes nothing out: BLMOVE of a list's last
+message onto its own end is a no-op that returns when there is one.
+
+Keys and messages are kombu's, so stock Celery clients and workers, Flower and KEDA understand the queues. Messages in
+flight are renewed while their tasks run (the visibility timeout can be short), those of a dead worker are put back
+by the living. A channel that closes puts nothing back, because its tasks go on: their acknowledgements wait in the
+process's ledger (`ledger.py`) for the next channel.
+"""
+
+import logging
+from importlib.resources import files
+from queue import Empty
+from time import monotonic
+from typing import Any
+
+from kombu.transport import TRANSPORT_ALIASES, virtual
+from kombu.transport import redis as stock
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import dumps, loads
+from redis.exceptions import NoScriptError, RedisError
+
+from shoal import wire
+from shoal_worker.ledger import Ack, Ledger, Move, ledger_of
+
+log = logging.getLogger(__name__)
+
+#: Most messages in one turn: what the server is kept busy with at once.
+FETCH_AT_ONCE = 100
+VERDICTS_AT_ONCE = 500
+#: The longest wait for a message: parked ones come due meanwhile.
+WAIT_SECONDS = 1.0
+#: With several queues each is waited for in turn.
+WAIT_SECONDS_EACH = 0.1
+#: How long an acknowledgement waits for company when nothing is fetched.
+FLUSH_SECONDS = 0.02
+RESTORE_AT_ONCE = 200
+
+_SCRIPTS = {
+    name: files("shoal_worker").joinpath("lua", f"{name}.lua").read_text() for name in ("fetch", "renew", "expired")
+}
+
+
+def register() -> None:
+    """Make kombu know the scheme."""
+    TRANSPORT_ALIASES["shoal"] = "shoal_worker.transport:Transport"
+
+
+class QoS(stock.QoS):
+    """Decisions go to the ledger; the next turn tells Redis."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """The script has noted the message already."""
+        self.channel.ledger.hand_over(delivery_tag, message)
+        virtual.QoS.append(self, message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        self.channel.ledger.ack(delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        message = self._delivered.get(delivery_tag)
+        if requeue and message is not None:
+            self.channel.ledger.move(delivery_tag, dumps(message._raw))  # noqa: SLF001 kombu's own custom
+        else:
+            self.channel.ledger.ack(delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """A closing channel's messages are still worked on: nothing goes back. See `Channel.release`."""
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:
+        """The same."""
+
+    def restore_visible(self, start: int = 0, num: int = 10, interval: int = 10) -> None:  # noqa: ARG002 kombu's
+        self.channel.restore_expired()
+
+
+class Channel(stock.Channel):
+    QoS = QoS
+    max_connections = 100
+    socket_timeout = 30
+    socket_connect_timeout = 5
+    socket_keepalive = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._fetching = False
+        self._may_have_more = True
+        self._sent: tuple[list[Ack], list[Move]] = ([], [])
+        self._fetch_lists: list[str] = []
+        super().__init__(*args, **kwargs)
+        info = self.connection.client
+        self.ledger: Ledger = ledger_of((info.hostname, info.port, info.virtual_host))
+        self._shas = {name: self.client.script_load(text) for name, text in _SCRIPTS.items()}
+
+    # --- fetching: one request at a time on the connection that the hub reads ----------------------------------
+
+    def _brpop_start(self, timeout: float | None = None) -> None:  # noqa: ARG002 kombu's signature
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        connection = self.client.connection
+        self._in_poll = connection
+        self._brpop_sent_at = monotonic()
+        self._fetching = self._may_have_more or bool(self.ledger.undelivered_verdicts)
+        if self._fetching:
+            connection.send_command(*self._fetch_command(queues))
+        else:
+            seconds = WAIT_SECONDS if len(queues) == 1 else WAIT_SECONDS_EACH
+            connection.send_command("BLMOVE", queues[0], queues[0], "RIGHT", "RIGHT", seconds)
+
+    def _brpop_read(self, **options: Any) -> bool:
+        """Deliver what came; True when something did."""
+        fetching, self._fetching = self._fetching, False
+        try:
+            reply = self.client.parse_response(self.client.connection, "EVALSHA", **options)
+        except NoScriptError:
+            self._forget_sent()
+            self._load_scripts()
+            self._may_have_more = True
+            raise Empty from None
+        except self.connection_errors:
+            self._forget_sent()
+            self.client.connection.disconnect()
+            raise
+        except RedisError:
+            self._forget_sent()
+            raise
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+        if not fetching:
+            self._may_have_more = True  # a message came, or a parked one may be due
+            raise Empty
+        self._sent = ([], [])
+        return self._deliver_all(reply)
+
+    def _fetch_command(self, queues: list[str]) -> tuple[Any, ...]:
+        room = self.qos.can_consume_max_estimate()
+        room = FETCH_AT_ONCE if room is None else min(room, FETCH_AT_ONCE)
+        self._fetch_lists = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
+        parked = [wire.parked(queue) for queue in queues]
+        self._sent = self.ledger.take_verdicts(VERDICTS_AT_ONCE)
+        return ("EVALSHA", self._shas["fetch"], *self._turn(room, len(queues), parked + self._fetch_lists))
+
+    def _turn(self, room: int, queues: int, keys: list[str]) -> tuple[Any, ...]:
+        """Keys and arguments of the fetch script, with the verdicts in `_sent`."""
+        acks, moves = self._sent
+        fixed = [self.unacked_key, self.unacked_index_key, wire.UNDECODABLE]
+        verdicts = [part for verdict in (*acks, *moves) for part in verdict]
+        return (len(fixed) + len(keys), *fixed, *keys, room, queues, len(acks), len(moves), *verdicts)
+
+    def _deliver_all(self, reply: list[Any]) -> bool:
+        now, drained, _next_due, *found = reply
+        self._may_have_more = not drained
+        queues = len(self._fetch_lists) // len(self.priority_steps)
+        score = bytes_to_str(now)
+        arrived = []
+        for place, tag, text in zip(found[0::3], found[1::3], found[2::3], strict=True):
+            list_key = self._fetch_lists[place - 4 - queues]
+            self.ledger.receive(bytes_to_str(tag), score, list_key)
+            arrived.append((list_key.split(self.sep)[0], bytes_to_str(tag), text))
+        for queue, tag, text in arrived:
+            self._deliver_one(queue, tag, text)
+        return bool(arrived)
+
+    def _deliver_one(self, queue: str, tag: str, text: bytes) -> None:
+        try:
+            payload = loads(bytes_to_str(text))
+            payload["properties"]["delivery_tag"]
+        except (ValueError, TypeError, LookupError):
+            self.ledger.move(tag, text, wire.UNDECODABLE)
+            return
+        self.connection._deliver(payload, queue)  # noqa: SLF001 kombu's own custom
+
+    def _forget_sent(self) -> None:
+        """The reply is lost: say it again, the fence makes a second time harmless."""
+        self.ledger.put_back(*self._sent)
+        self._sent = ([], [])
+
+    def _load_scripts(self) -> None:
+        with self.conn_or_acquire() as client:
+            for text in _SCRIPTS.values():
+                client.script_load(text)
+
+    # --- beside it: a connection from the pool ----------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Tell Redis what has been decided, when no fetch is going to."""
+        while self.ledger.undelivered_verdicts:
+            acks, moves = self.ledger.take_verdicts(VERDICTS_AT_ONCE)
+            waiting, self._sent = self._sent, (acks, moves)
+            try:
+                self._call("fetch", *self._turn(0, 0, []))
+            except (RedisError, OSError):
+                self.ledger.put_back(acks, moves)
+                raise
+            finally:
+                self._sent = waiting
+
+    def renew(self) -> None:
+        """Keep the messages in flight invisible to others."""
+        held = self.ledger.renewable()
+        for start in range(0, len(held), VERDICTS_AT_ONCE):
+            some = held[start : start + VERDICTS_AT_ONCE]
+            tags = [tag for tag, _ in some]
+            try:
+                reply = self._call("renew", 1, self.unacked_index_key, *(part for pair in some for part in pair))
+            except (RedisError, OSError):
+                self.ledger.unsure(tags)
+                raise
+            now, *gone = map(bytes_to_str, reply)
+            self.ledger.renewed(tags, now, gone)
+
+    def restore_expired(self) -> None:
+        """Put messages back that nobody renewed for the visibility timeout."""
+        keys = (2, self.unacked_key, self.unacked_index_key)
+        found = self._call("expired", *keys, self.visibility_timeout, RESTORE_AT_ONCE)
+        for tag, score, value in zip(found[0::3], found[1::3], found[2::3], strict=True):
+            payload, exchange, routing_key = loads(bytes_to_str(value))
+            step = self._get_message_priority(payload, reverse=False)
+            for queue in self._lookup(exchange, routing_key):
+                move = Move(bytes_to_str(tag), bytes_to_str(score), self._q_for_pri(queue, step), dumps(payload))
+                self.ledger.move_unheld(move)
+                self.ledger.counts.restored += 1
+        if found:
+            log.warning("restored %d messages of workers that are gone", len(found) // 3)
+            self.flush()
+            self._may_have_more = True
+
+    def release(self) -> None:
+        """Put everything back that is not acknowledged: for a worker that stops, when its tasks have ended."""
+        for tag, message in list(self.qos._delivered.items()):  # noqa: SLF001 kombu's own custom
+            self.ledger.move(tag, dumps(message._raw))  # noqa: SLF001
+        self.flush()
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        with self.conn_or_acquire() as client:
+            try:
+                return client.execute_command("EVALSHA", self._shas[name], *arguments)
+            except NoScriptError:
+                self._load_scripts()
+                return client.execute_command("EVALSHA", self._shas[name], *arguments)
+
+    def close(self) -> None:
+        """Read what is on its way first, so that it is known and goes back."""
+        if self._in_poll:
+            try:
+                self._brpop_read()
+            except (Empty, RedisError, OSError, AttributeError):
+                self._in_poll = None
+        if not self.closed:
+            try:
+                self.flush()
+            except (RedisError, OSError):
+                log.info("acknowledgements wait for the next connection")
+        super().close()
+
+
+class Transport(stock.Transport):
+    Channel = Channel
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        super().register_with_event_loop(connection, loop)
+        options = self.client.transport_options
+        visibility_seconds = options.get("visibility_timeout", Channel.visibility_timeout)
+        loop.call_repeatedly(FLUSH_SECONDS, self._each, "flush")
+        loop.call_repeatedly(visibility_seconds / 4, self._each, "renew")
+
+    def _each(self, verb: str) -> None:
+        """A connection that is gone is noticed, and made anew, by the loop that reads it."""
+        for channel in list(self.cycle._channels):  # noqa: SLF001 kombu's own custom
+            try:
+                getattr(channel, verb)()
+            except (RedisError, OSError) as error:
+                log.info("%s waits for Redis: %s", verb, type(error).__name__)
