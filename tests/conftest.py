@@ -14,6 +14,7 @@ import pytest
 import redis
 from pydantic import SecretStr
 from pydantic_core import from_json, to_json
+
 from shoal import ProducerSettings, Shoal
 from shoal_worker import services
 
@@ -53,11 +54,11 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def valkey(valkey_server: str) -> Iterator[str]:
+def valkey(valkey_server: str) -> str:
     """The URL of an empty Valkey."""
     with redis.Redis.from_url(valkey_server) as client:
         client.flushall()
-    yield valkey_server
+    return valkey_server
 
 
 @pytest.fixture

@@ -39,8 +39,8 @@ def _not_blank(value: object) -> object:
 
 
 NotBlank = BeforeValidator(_not_blank)
-Text = Annotated[str, NotBlank, Field(max_length=MAX_TEXT_CHARS)]
-Name = Annotated[str, NotBlank, Field(max_length=200)]
+Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS), NotBlank]
+Name = Annotated[str, Field(max_length=200), NotBlank]
 Note = Annotated[str, Field(max_length=4_000)]
 Confidence = Annotated[float, Field(ge=0, le=1)]
 
@@ -233,7 +233,7 @@ class Rank(Args[RankResult]):
     """
 
     kind = "rank"
-    query: Annotated[str, NotBlank, Field(max_length=20_000)]
+    query: Annotated[str, Field(max_length=20_000), NotBlank]
     documents: Annotated[
         tuple[Document, ...], BeforeValidator(_as_documents), Field(min_length=1, max_length=MAX_DOCUMENTS)
     ]
@@ -254,7 +254,7 @@ class Summarize(Args[SummarizeResult]):
     """Say it shorter. `length_words` is what to aim at; `language` None keeps the text's own."""
 
     kind = "summarize"
-    text: Annotated[str, NotBlank, Field(max_length=MAX_SUMMARY_TEXT_CHARS)]
+    text: Annotated[str, Field(max_length=MAX_SUMMARY_TEXT_CHARS), NotBlank]
     length_words: int = Field(default=100, ge=10, le=2_000)
     focus: Note = ""
     style: Literal["prose", "bullets"] = "prose"

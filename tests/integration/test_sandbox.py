@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,7 +55,9 @@ class Running:
     root: str
     process: subprocess.Popen[str]
 
-    def call(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Answer:
+    def call(
+        self, method: str, path: str, body: bytes | BytesIO | None = None, headers: dict[str, str] | None = None
+    ) -> Answer:
         async def once(session: aiohttp.ClientSession) -> Answer:
             return await fetch(session, method, self.root + path, body, headers)
 
@@ -95,7 +98,11 @@ class Running:
 
 
 async def fetch(
-    session: aiohttp.ClientSession, method: str, url: str, body: bytes | None, headers: dict[str, str] | None = None
+    session: aiohttp.ClientSession,
+    method: str,
+    url: str,
+    body: bytes | BytesIO | None,
+    headers: dict[str, str] | None = None,
 ) -> Answer:
     async with session.request(method, url, data=body, headers=headers) as response:
         return Answer(response.status, response.headers, await response.read())
@@ -293,7 +300,7 @@ def test_strict_mode_refuses_open_objects_and_optional_properties_at_any_depth(
 
 def test_what_is_no_json_and_what_is_too_large_is_refused(sandbox: Running) -> None:
     assert sandbox.call("POST", CHAT, b"{").status == 400
-    assert sandbox.call("POST", CHAT, b" " * (20 * 1024 * 1024 + 1)).status == 413
+    assert sandbox.call("POST", CHAT, BytesIO(b" " * (20 * 1024 * 1024 + 1))).status == 413
     assert sandbox.call("GET", "/api/v1/nowhere").error["code"] == 404
 
 
@@ -326,13 +333,17 @@ STATUSES = {
     "timeout_524": 524,
     "overloaded_529": 529,
 }
+UPSTREAM = "upstream_provider_shared_pool"
 LIMIT_SOURCES = {
     "out_of_credits": "openrouter_credits",
     "weight_exceeds_budget": "openrouter_credits",
     "in_flight_budget": "openrouter_in_flight_budget",
     "key_limit": "openrouter_key_limit",
     "budget_403": "openrouter_workspace_budget",
-    "upstream_429": "upstream_provider_shared_pool",
+    "upstream_429": UPSTREAM,
+    "upstream_429_http_date": UPSTREAM,
+    "upstream_429_no_header": UPSTREAM,
+    "platform_429": "openrouter_rate_limit",
     "admission_429": "openrouter_admission_control",
 }
 
@@ -344,9 +355,7 @@ def test_an_error_fault_has_its_status_in_its_envelope_and_is_not_billed(
     answer = sandbox.faulty(fault)
     assert (answer.status, answer.error["code"]) == (status, status)
     assert answer.error["message"]
-    assert answer.error.get("metadata", {}).get("limit_source") == LIMIT_SOURCES.get(
-        fault, "openrouter_rate_limit" if fault == "platform_429" else None
-    )
+    assert answer.error.get("metadata", {}).get("limit_source") == LIMIT_SOURCES.get(fault)
     assert answer.headers["X-Shoal-Sandbox"] == "1"
     (record,) = sandbox.records()
     assert (record["status"], record["fault"], record["billed"]) == (status, fault, False)
@@ -637,8 +646,7 @@ def test_a_client_that_leaves_before_the_reply_is_billed_all_the_same(sandbox: R
 
     async def ask_and_leave(session: aiohttp.ClientSession) -> None:
         task = asyncio.ensure_future(fetch(session, "POST", sandbox.root + CHAT, encoded(classify())))
-        while not (await fetch(session, "GET", f"{sandbox.root}/sandbox/bill", None)).json["in_flight"]:
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(sandbox.await_records, bool)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

@@ -8,10 +8,10 @@ from shoal_worker.kinds.calls import answer_cap, estimated_tokens
 from shoal_worker.kinds.fence import fenced
 from shoal_worker.kinds.grounding import Aligner
 from shoal_worker.kinds.shapes import (
+    array_member,
     as_choice,
     as_number,
     as_text,
-    array_member,
     member,
     strict_array,
     strict_choice,

@@ -1,0 +1,130 @@
+"""Jobs a second beside Celery's own pools, in one run on one machine: `make bench`.
+
+The model is the sandbox with a fixed latency; the peers run the same work the usual way: one httpx call a task, the
+result in Redis. Everything shares the same cores, the sandbox and the producer included.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import click
+import psutil
+import redis
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+from shoal import Classify, ProducerSettings, Shoal
+from shoal_worker import services
+
+LATENCY_SECONDS = 0.3
+LABELS = ("billing", "bug", "praise")
+HERE = Path(__file__).parent
+
+
+def question(number: int) -> Classify:
+    return Classify(text=f"I was charged twice, case {number}.", labels=LABELS)
+
+
+def bill(base_url: str) -> dict[str, int]:
+    from urllib.request import urlopen
+
+    with urlopen(base_url.replace("/api/v1", "/sandbox/bill")) as reply:
+        found: dict[str, int] = json.loads(reply.read())
+        return found
+
+
+def answered(client: "redis.Redis") -> int:
+    return int(client.dbsize())  # type: ignore[arg-type]
+
+
+def measure_shoal(at_once: int, jobs: int, scratch: Path) -> tuple[float, str]:
+    """Jobs a second once the backlog is there, from the first start to the last answer."""
+    with services.running(os.environ, scratch) as tree:
+        url, base_url = _servers(tree, scratch / f"shoal{at_once}")
+        tree.environ = {
+            **tree.environ,
+            "SHOAL_REDIS_URL": url,
+            "SHOAL_OPENROUTER_BASE_URL": base_url,
+            "SHOAL_OPENROUTER_API_KEY": "bench",
+            "SHOAL_CONCURRENCY": str(at_once),
+            "SHOAL_LOG_LEVEL": "WARNING",
+        }
+        with Shoal(ProducerSettings(redis_url=SecretStr(url))) as shoal:
+            for number in range(jobs):
+                shoal.enqueue(question(number))
+        with redis.Redis.from_url(url) as client:
+            services.start_worker(tree, "worker", url, 30)
+            worker = psutil.Process(tree.started[-1].process.pid)
+            seconds = _drain(client, "celery-task-meta-*", jobs)
+            memory_mb = worker.memory_info().rss / 1e6
+            left = client.hlen("unacked")
+        billed = bill(base_url)["billed_calls"]
+        return jobs / seconds, f"billed {billed}, unacknowledged {left}, {memory_mb:.0f} MB"
+
+
+def measure_celery(pool: str, at_once: int, jobs: int, scratch: Path) -> tuple[float, str]:
+    with services.running(os.environ, scratch) as tree:
+        url, base_url = _servers(tree, scratch / pool)
+        tree.environ = {**tree.environ, "PEER_REDIS_URL": url, "PEER_MODEL_URL": base_url, "PYTHONPATH": str(HERE)}
+        os.environ.update({"PEER_REDIS_URL": url, "PEER_MODEL_URL": base_url})
+        sys.modules.pop("celery_peer", None)
+        sys.path.insert(0, str(HERE))
+        from celery_peer import app, ask
+
+        for number in range(jobs):
+            ask.delay(question(number).text)
+        app.close()
+        command = [sys.executable, "-m", "celery", "-A", "celery_peer", "worker", "-P", pool, "-c", str(at_once)]
+        with redis.Redis.from_url(url) as client:
+            tree.start(pool, [*command, "--without-gossip", "--without-mingle", "-l", "error"])
+            seconds = _drain(client, "celery-task-meta-*", jobs)
+            left = client.hlen("unacked")
+        return jobs / seconds, f"unacknowledged {left}"
+
+
+def _servers(tree: services.Services, folder: Path) -> tuple[str, str]:
+    folder.mkdir()
+    return (
+        services.start_valkey(tree, services.free_port(), folder),
+        services.start_sandbox(tree, LATENCY_SECONDS),
+    )
+
+
+def _drain(client: "redis.Redis", pattern: str, jobs: int) -> float:
+    """Seconds from the first answer to the last."""
+    _wait(client, pattern, 1)
+    started = time.monotonic()
+    _wait(client, pattern, jobs)
+    return time.monotonic() - started
+
+
+def _wait(client: "redis.Redis", pattern: str, count: int) -> None:
+    ends_at = time.monotonic() + 300
+    while sum(1 for _ in client.scan_iter(pattern, count=5000)) < count:
+        if time.monotonic() > ends_at:
+            raise SystemExit(f"{count} answers did not come")
+        time.sleep(0.05)
+
+
+@click.command()
+@click.option("--jobs", default=3_000, show_default=True)
+def main(jobs: int) -> None:
+    table = Table(title=f"{jobs} jobs, model latency {LATENCY_SECONDS} s, {os.cpu_count()} cores")
+    for heading in ("worker", "at once", "jobs/s", ""):
+        table.add_column(heading)
+    with services.scratch_dir() as name:
+        scratch = Path(name)
+        for at_once in (300, 600):
+            rate, said = measure_shoal(at_once, jobs, scratch)
+            table.add_row("shoal", str(at_once), f"{rate:.0f}", said)
+        for pool, at_once, share in (("gevent", 300, 3), ("prefork", 8, 10)):
+            rate, said = measure_celery(pool, at_once, jobs // share, scratch)
+            table.add_row(f"celery {pool}, httpx", str(at_once), f"{rate:.0f}", said)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
