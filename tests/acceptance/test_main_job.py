@@ -185,7 +185,7 @@ def test_a_killed_worker_loses_no_job_and_doubles_no_answer(
     for job in jobs:
         job.result(60)
     assert sandbox.bill()["billed_calls"] <= 200 + 200
-    assert len(client.keys("celery-task-meta-*")) == 200  # type: ignore[arg-type]
+    assert len(client.keys("celery-task-meta-*")) == 200
     eventually(lambda: client.hlen("unacked") == 0, what="all messages acknowledged")
 
 

@@ -35,7 +35,10 @@ SCHEMA = {
 def ask(text: str) -> str:
     body = {
         "model": "openai/gpt-5.4-nano",
-        "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": f"<text-0a0a0a0a>\n{text}\n</text-0a0a0a0a>"}],
+        "messages": [
+            {"role": "system", "content": SYSTEM},
+            {"role": "user", "content": f"<text-0a0a0a0a>\n{text}\n</text-0a0a0a0a>"},
+        ],
         "response_format": {
             "type": "json_schema",
             "json_schema": {"name": "shoal_classify", "strict": True, "schema": SCHEMA},

@@ -16,6 +16,7 @@ import redis
 from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
+
 from shoal import Classify, ProducerSettings, Shoal
 from shoal_worker import services
 
@@ -36,8 +37,11 @@ def bill(base_url: str) -> dict[str, int]:
         return found
 
 
-def answered(client: "redis.Redis") -> int:
-    return int(client.dbsize())  # type: ignore[arg-type]
+def eventually_empty(client: "redis.Redis") -> None:
+    """Give the last acknowledgements five seconds."""
+    ends_at = time.monotonic() + 5
+    while client.hlen("unacked") and time.monotonic() < ends_at:
+        time.sleep(0.05)
 
 
 def measure_shoal(at_once: int, jobs: int, scratch: Path) -> tuple[float, str]:
@@ -60,6 +64,7 @@ def measure_shoal(at_once: int, jobs: int, scratch: Path) -> tuple[float, str]:
             worker = psutil.Process(tree.started[-1].process.pid)
             seconds = _drain(client, "celery-task-meta-*", jobs)
             memory_mb = worker.memory_info().rss / 1e6
+            eventually_empty(client)
             left = client.hlen("unacked")
         billed = bill(base_url)["billed_calls"]
         return jobs / seconds, f"billed {billed}, unacknowledged {left}, {memory_mb:.0f} MB"
@@ -81,6 +86,7 @@ def measure_celery(pool: str, at_once: int, jobs: int, scratch: Path) -> tuple[f
         with redis.Redis.from_url(url) as client:
             tree.start(pool, [*command, "--without-gossip", "--without-mingle", "-l", "error"])
             seconds = _drain(client, "celery-task-meta-*", jobs)
+            eventually_empty(client)
             left = client.hlen("unacked")
         return jobs / seconds, f"unacknowledged {left}"
 

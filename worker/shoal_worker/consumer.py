@@ -13,7 +13,7 @@ from shoal_worker.process import process
 BURY_SECONDS = 30.0
 
 
-class Consumer(CeleryConsumer):  # type: ignore[misc]  # Celery is untyped
+class Consumer(CeleryConsumer):
     """Chosen by `worker_consumer = "shoal_worker.consumer:Consumer"`."""
 
     def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002 Celery's signature

@@ -65,11 +65,11 @@ def paragraphs(path: Path) -> dict[str, str]:
 def jobs(helping: Helping) -> Iterator[tuple[str, Args[Any]]]:
     excerpts = {name: text[:EXCERPT_CHARS] for name, text in helping.texts.items()}
     for name, text in excerpts.items():
-        yield name, Classify(text=text, labels=LABELS)  # type: ignore[arg-type]  # names with descriptions
+        yield name, Classify(text=text, labels=LABELS)
     for name, text in excerpts.items():
         yield name, Extract(text=text, fields=FIELDS)
     documents = [{"id": name, "text": text} for name, text in excerpts.items()]
-    yield QUERY, Rank(query=QUERY, documents=documents, top_k=5)  # type: ignore[arg-type]  # ids and texts
+    yield QUERY, Rank(query=QUERY, documents=documents, top_k=5)
     longest = max(helping.texts.items(), key=lambda item: len(item[1]))
     yield longest[0], Summarize(text=longest[1][: helping.summary_chars], length_words=SUMMARY_WORDS)
 
@@ -108,7 +108,7 @@ def run(redis_url: str, helping: Helping, console: Console) -> bool:
     started = time.monotonic()
     answers: dict[str, list[tuple[str, Outcome[Any]]]] = {}
     dead: list[JobFailed] = []
-    with Shoal(ProducerSettings(redis_url=redis_url)) as shoal:  # type: ignore[arg-type]  # pydantic wraps it
+    with Shoal(ProducerSettings(redis_url=redis_url)) as shoal:
         for name, answer in shoal.stream(jobs(helping), fresh=True):
             if isinstance(answer, JobFailed):
                 dead.append(answer)

@@ -41,6 +41,7 @@ from shoal_worker.sandbox.validation import Ask, read_ask
 #: A hold on the in-flight budget outlives its request by this much.
 SETTLE_SECONDS = 0.2
 _TURNS_KEPT = 200_000
+_Counted = tuple[str | None, tuple[FaultCall, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Sandbox:
         self.cache = ReplayCache()
         self.prefixes = PrefixMemory()
         self.budget = InFlightBudget()
-        self._turns: dict[str, int] = {}
+        self._turns: dict[_Counted, int] = {}
         self.play(self._first_scenario)
 
     def play(self, scenario: Scenario) -> None:
@@ -113,22 +114,22 @@ class Sandbox:
         by_scenario = self.playback.next_fault(time.monotonic())
         header = request.headers.get(FAULT_HEADER)
         try:
-            markers = faults_in_text(ask.user)
+            markers = tuple(faults_in_text(ask.user))
             by_request = fault_in_header(header) if header is not None else None
         except UnknownFaultError as unknown:
             raise Refused(error(400, str(unknown))) from None
         if by_request is None and markers:
-            by_request = call_for_turn(markers, self._turn(ask.custom_id or record.body_digest.hex()))
+            by_request = call_for_turn(markers, self._turn((ask.custom_id, markers)))
         call = by_request or by_scenario
         record.fault = None if call is None else call.fault.value
         return call
 
-    def _turn(self, custom_id: str) -> int:
-        """How many requests with markers of this custom id came before."""
-        turn = self._turns.get(custom_id, 0)
+    def _turn(self, counted: _Counted) -> int:
+        """How many requests of this custom id with these markers came before."""
+        turn = self._turns.get(counted, 0)
         if turn == 0 and len(self._turns) >= _TURNS_KEPT:
             del self._turns[next(iter(self._turns))]
-        self._turns[custom_id] = turn + 1
+        self._turns[counted] = turn + 1
         return turn
 
     def _hold(self, ask: Ask) -> float:

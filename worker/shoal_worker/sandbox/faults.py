@@ -1,15 +1,16 @@
 """Every fault the sandbox can play, and how one is asked for.
 
-A fault is one of four sorts, and the sort decides who plays it:
+A fault is one of these sorts, and the sort decides who plays it:
 
     replies.py      an error status, or a 200 that holds no completion: sent in place of an answer, never billed
     spoilage.py     an answer that is wrong inside: billed, because a model did work
-    delivery.py     a right answer that reaches the client slowly, in pieces or not at all
-    (none)          the answer
+    completions.py  a right answer in an odd body: billed
+    delivery.py     a right answer that comes slowly or in pieces: billed; or no reply at all
 
 It is asked for by the header `X-Shoal-Sandbox-Fault: name[:parameter]`, by a marker in the user text
-(`[[fault:name]]`, `[[fault:name:parameter]]`, `[[fault:name*2]]` for the first two requests of a custom id), or by
-the scenario. The first of these that speaks wins. Several counted markers are played one after the other.
+(`[[fault:name]]`, `[[fault:name:parameter]]`, or `[[fault:name*2]]` for the first two requests that have
+markers and the same custom id), or by the scenario. The first of these that speaks wins. Several counted markers
+are played one after the other.
 The parameter is in seconds: how long to drip or to wait, or what Retry-After says.
 """
 

@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+
+from shoal.errors import SettingsError
+from shoal_worker.settings import WorkerSettings
+
+
+def test_all_faults_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_REDIS_URL", "http://nowhere")
+    monkeypatch.setenv("SHOAL_CONCURRENCY", "0")
+    monkeypatch.setenv("SHOAL_CONCURENCY", "5")
+    with pytest.raises(SettingsError) as error:
+        WorkerSettings.load()
+    said = str(error.value)
+    assert "SHOAL_REDIS_URL: must be a Redis URL such as" in said
+    assert "SHOAL_CONCURRENCY: Input should be greater than or equal to 1" in said
+    assert "SHOAL_CONCURENCY: no such setting; did you mean SHOAL_CONCURRENCY?" in said
+    assert "nowhere" not in said
+
+
+def test_times_that_do_not_hold_together_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_MODEL_DEADLINE_SECONDS", "500")
+    monkeypatch.setenv("SHOAL_LEASE_SECONDS", "60")
+    with pytest.raises(SettingsError) as error:
+        WorkerSettings.load()
+    assert "SHOAL_MODEL_DEADLINE_SECONDS (500) must be less than SHOAL_JOB_TIME_LIMIT_SECONDS (300)" in str(error.value)
+    assert "SHOAL_LEASE_SECONDS (60) must be less than SHOAL_VISIBILITY_TIMEOUT_SECONDS (60)" in str(error.value)
+
+
+def test_a_dot_env_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("SHOAL_MODEL=other/model\n")
+    assert WorkerSettings.load().model == "other/model"
+
+
+def test_keys_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_OPENROUTER_API_KEY", "sk-or-v1-secret")
+    monkeypatch.setenv("SHOAL_REDIS_URL", "redis://:hidden@localhost/0")
+    shown = repr(WorkerSettings.load())
+    assert "secret" not in shown
+    assert "hidden" not in shown
