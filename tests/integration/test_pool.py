@@ -103,7 +103,7 @@ def test_a_message_in_flight_is_not_delivered_twice_while_its_worker_lives(pool:
 def test_a_connection_cut_in_the_middle_loses_and_repeats_nothing(pool: Pool, client: "redis.Redis") -> None:
     results = [pool.send("sleep", 2, number) for number in range(50)]
     eventually(lambda: client.hlen("unacked") == 50, what="all messages in flight")
-    client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    client.client_kill_filter(_type="normal", skipme=True)
     assert [result.get(timeout=30)[0] for result in results] == list(range(50))
     eventually(lambda: client.hlen("unacked") == 0, what="all messages acknowledged")
     assert pool.log.read_bytes().count(b"received") == 50

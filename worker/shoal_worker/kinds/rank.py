@@ -32,7 +32,8 @@ async def answer(args: Rank, ask: Ask) -> RankResult:
     batches = [args.model_copy(update={"documents": batch}) for batch in _batches(args)]
     if len(batches) == 1:
         return await _answer_batch(args, ask)
-    return _merged(await all_answers([_answer_batch(batch, ask) for batch in batches]), args)
+    answers: list[RankResult] = await all_answers([_answer_batch(batch, ask) for batch in batches])
+    return _merged(answers, args)
 
 
 def render(args: Rank) -> Prompt:
