@@ -5,7 +5,7 @@ the order in which they were given. Inside one answer the scores decide as well,
 model that grades well and lists in the order of its reading is thus put right, and a score never contradicts a rank.
 """
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from typing import Any
 
 from shoal.jobs import Document, Rank, RankedDocument, RankResult
@@ -32,8 +32,7 @@ async def answer(args: Rank, ask: Ask) -> RankResult:
     batches = [args.model_copy(update={"documents": batch}) for batch in _batches(args)]
     if len(batches) == 1:
         return await _answer_batch(args, ask)
-    answers: list[RankResult] = await all_answers([_answer_batch(batch, ask) for batch in batches])
-    return _merged(answers, args)
+    return _merged(await all_answers([_answer_batch(batch, ask) for batch in batches]), args)
 
 
 def render(args: Rank) -> Prompt:
@@ -67,7 +66,7 @@ def parse(answer: Any, args: Rank) -> RankResult:
     )
 
 
-def _answer_batch(args: Rank, ask: Ask) -> Any:
+def _answer_batch(args: Rank, ask: Ask) -> Awaitable[RankResult]:
     return ask(render(args), lambda said: parse(said, args))
 
 
