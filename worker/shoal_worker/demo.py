@@ -42,17 +42,20 @@ FIELDS = {
     },
 }
 QUERY = "How are exceptions raised and handled?"
-SUMMARY_WORDS = 60
-#: What the other kinds read of each text; the summary reads the whole of the longest.
-EXCERPT_CHARS = 1_500
+SUMMARY_WORDS = 30
+ROWS_SHOWN = 4
 MAX_TEXTS = 100
+#: A model on two cores reads some fifty tokens a second.
+LOCAL_TEXTS = 4
+LOCAL_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Helping:
-    """How much is asked for."""
+    """How much is asked for: `excerpt_chars` of each text, and of the longest `summary_chars` for the summary."""
 
     texts: dict[str, str]
+    excerpt_chars: int = 1_500
     summary_chars: int = 400_000
 
 
@@ -63,7 +66,7 @@ def paragraphs(path: Path) -> dict[str, str]:
 
 
 def jobs(helping: Helping) -> Iterator[tuple[str, Args[Any]]]:
-    excerpts = {name: text[:EXCERPT_CHARS] for name, text in helping.texts.items()}
+    excerpts = {name: text[: helping.excerpt_chars] for name, text in helping.texts.items()}
     for name, text in excerpts.items():
         yield name, Classify(text=text, labels=LABELS)
     for name, text in excerpts.items():
@@ -89,17 +92,19 @@ def said(outcome: Outcome[Any]) -> str:
 
 
 def table(answers: dict[str, list[tuple[str, Outcome[Any]]]]) -> Table:
-    shown = Table(title="answers", show_lines=False)
+    shown = Table(title="answers", expand=True)
     for heading in ("kind", "text", "answer", "tokens", "cost $", "run s"):
-        shown.add_column(heading, overflow="fold" if heading == "answer" else "ellipsis", max_width=70)
+        shown.add_column(
+            heading, overflow="fold", no_wrap=heading != "answer", ratio=1 if heading == "answer" else None
+        )
     for kind in sorted(answers):
         rows = answers[kind]
-        for name, outcome in rows[:4]:
+        for name, outcome in rows[:ROWS_SHOWN]:
             usage = outcome.usage
             tokens, cost = f"{usage.input_tokens}+{usage.output_tokens}", f"{usage.cost_usd:.6f}"
-            shown.add_row(kind, name[:24], said(outcome), tokens, cost, f"{outcome.run_seconds:.2f}")
-        if len(rows) > 4:
-            shown.add_row(kind, f"… {len(rows) - 4} more", "", "", "", "")
+            shown.add_row(kind, name[:18], said(outcome), tokens, cost, f"{outcome.run_seconds:.2f}")
+        if len(rows) > ROWS_SHOWN:
+            shown.add_row(kind, f"… {len(rows) - ROWS_SHOWN} more", "", "", "", "")
     return shown
 
 
@@ -129,21 +134,31 @@ def run(redis_url: str, helping: Helping, console: Console) -> bool:
     return not dead and len(answers) == 4
 
 
+def helping_of(texts: dict[str, str], model: str) -> Helping:
+    if model == "local":
+        return Helping(dict(itertools.islice(texts.items(), LOCAL_TEXTS)), LOCAL_CHARS, 2 * LOCAL_CHARS)
+    return Helping(dict(itertools.islice(texts.items(), MAX_TEXTS)))
+
+
 @click.command()
+@click.option("--model", type=click.Choice(["", "local"]), default="", help="local: a small real model, here.")
 @click.option("--file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Text to use instead.")
-def main(file: Path | None) -> None:
+def main(file: Path | None, model: str) -> None:
     """Run the demo."""
     console = Console()
     texts = paragraphs(file) if file else dict(language_reference)
-    helping = Helping(dict(itertools.islice(texts.items(), MAX_TEXTS)))
+    helping = helping_of(texts, model)
     settings = WorkerSettings.load()
     with services.scratch_dir() as scratch, services.running(os.environ, Path(scratch)) as tree:
         plan = up.Plan(
-            sandbox=settings.openrouter_api_key is None and not up.own_gateway(settings),
+            sandbox=not model and settings.openrouter_api_key is None and not up.own_gateway(settings),
             flower_port=services.free_port(),
             data_dir=Path(scratch) / "valkey",
         )
         try:
+            if model == "local":
+                os.environ.update(services.start_local_model(tree))
+                settings = WorkerSettings.load()
             addresses = up.start(tree, plan, settings)
             console.print(f"queue {addresses.redis_url}   model {addresses.model}   Flower {addresses.flower}")
             good = run(addresses.redis_url, helping, console)

@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shoal_worker.openrouter import Gateway, OpenRouter
+from shoal_worker.replies import Prices
 from shoal_worker.runner import Ending, Limits, Runner, runner_for
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.stores.redis import RedisStore
@@ -93,6 +94,7 @@ def gateway_of(settings: WorkerSettings) -> Gateway:
         api_key=settings.openrouter_api_key,
         app_title=settings.app_title,
         app_url=settings.app_url,
+        prices=Prices(settings.price_input_usd, settings.price_cached_usd, settings.price_output_usd),
         openrouter_fields=settings.openrouter_fields,
         cap_field="max_tokens" if settings.cap_field == "max_tokens" else "max_completion_tokens",
         max_connections=max(1_000, settings.concurrency * 2),

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -148,6 +149,26 @@ def start_sandbox(services: Services, latency_seconds: float) -> str:
     services.start("sandbox", [*command, "--latency-seconds", str(latency_seconds)])
     services.await_condition("sandbox", lambda: not port_is_free(port))
     return f"http://127.0.0.1:{port}/api/v1"
+
+
+def start_local_model(services: Services) -> dict[str, str]:
+    """A small real model on loopback; the settings that put it in the provider's place."""
+    port = free_port()
+    added = {
+        "SHOAL_OPENROUTER_BASE_URL": f"http://127.0.0.1:{port}/v1",
+        "SHOAL_OPENROUTER_API_KEY": secrets.token_urlsafe(24),
+        "SHOAL_OPENROUTER_FIELDS": "false",
+        "SHOAL_MODEL": "gemma-3-270m",
+        "SHOAL_PRICE_INPUT_USD": "0",
+        "SHOAL_PRICE_CACHED_USD": "0",
+        "SHOAL_PRICE_OUTPUT_USD": "0",
+        "SHOAL_CONCURRENCY": "2",
+        "SHOAL_MODEL_DEADLINE_SECONDS": "200",
+    }
+    services.environ = {**services.environ, **added}
+    services.start("model", [sys.executable, "-m", "shoal_worker.local_model", "--port", str(port)])
+    services.await_condition("model", lambda: not port_is_free(port))
+    return added
 
 
 def start_worker(services: Services, name: str, redis_url: str, grace_seconds: float) -> None:

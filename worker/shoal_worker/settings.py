@@ -19,11 +19,15 @@ class WorkerSettings(ProducerSettings):
     openrouter_api_key: SecretStr | None = None
     #: Any gateway that speaks the chat-completions API can stand in.
     openrouter_base_url: str = "https://openrouter.ai/api/v1"
-    #: False leaves out what only OpenRouter understands. Unset: true for OpenRouter and the sandbox's own wire form.
+    #: False leaves out what only OpenRouter understands.
     openrouter_fields: bool = True
     #: Which field bounds an answer's length: older gateways know only "max_tokens".
     cap_field: str = Field(default="max_completion_tokens", pattern=r"^(max_completion_tokens|max_tokens)$")
     model: str = Field(default="openai/gpt-5.4-nano", min_length=1)
+    #: Prices in USD for a million tokens, for replies that do not name their cost.
+    price_input_usd: float = Field(default=0.20, ge=0)
+    price_cached_usd: float = Field(default=0.02, ge=0)
+    price_output_usd: float = Field(default=1.25, ge=0)
     app_title: str = "Shoal"
     app_url: str = ""
     #: How many jobs one worker process runs at once.
@@ -38,7 +42,6 @@ class WorkerSettings(ProducerSettings):
     visibility_timeout_seconds: float = Field(default=60.0, gt=0)
     #: How long a stopping worker may take to finish its jobs: what the supervisor grants before it kills.
     shutdown_grace_seconds: float = Field(default=330.0, gt=0)
-    sentry_dsn: SecretStr | None = None
     log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
 
     @field_validator("openrouter_base_url")

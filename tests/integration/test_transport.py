@@ -1,0 +1,253 @@
+"""Our kombu transport against a real Valkey, with kombu's own on the other side of the same queues."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from kombu import Connection, Consumer, Queue
+from kombu.utils.json import dumps, loads
+
+from conftest import eventually
+from shoal import wire
+from shoal_worker import transport
+
+QUEUE = "letters"
+VISIBILITY_SECONDS = 2
+
+
+@pytest.fixture
+def broker(valkey: str) -> str:
+    transport.register()
+    return "shoal" + valkey.removeprefix("redis")
+
+
+@contextmanager
+def consuming(url: str, prefetch: int = 0, *, acking: bool = True, **options: Any) -> Iterator["Reader"]:
+    settings = {"visibility_timeout": VISIBILITY_SECONDS, **options}
+    with Connection(url, transport_options=settings) as connection:
+        reader = Reader(connection, acking=acking)
+        channel = connection.channel()
+        queues = [Queue(QUEUE, routing_key=QUEUE)]
+        with Consumer(channel, queues, callbacks=[reader.take], prefetch_count=prefetch or None):
+            reader.channel = channel
+            yield reader
+
+
+class Reader:
+    """A consumer that keeps what it was given."""
+
+    def __init__(self, connection: Any, *, acking: bool) -> None:
+        self.connection = connection
+        self.acking = acking
+        self.channel: Any = None
+        self.bodies: list[Any] = []
+        self.messages: list[Any] = []
+
+    def take(self, body: Any, message: Any) -> None:
+        self.bodies.append(body)
+        self.messages.append(message)
+        if self.acking:
+            message.ack()
+
+    def turn(self) -> "Reader":
+        with suppress(TimeoutError):
+            self.connection.drain_events(timeout=0.05)
+        return self
+
+    def turn_often(self) -> None:
+        for _ in range(100):
+            self.turn()
+
+    def has(self, count: int) -> "Reader":
+        eventually(lambda: len(self.turn().bodies) >= count, 15, f"{count} messages")
+        return self
+
+    def settled(self, client: "redis.Redis") -> bool:
+        self.turn()
+        return client.hlen("unacked") == 0 and client.zcard("unacked_index") == 0
+
+
+def send(url: str, *bodies: Any) -> None:
+    with Connection(url) as connection, connection.Producer() as producer:
+        for body in bodies:
+            producer.publish(body, routing_key=QUEUE, declare=[Queue(QUEUE, routing_key=QUEUE)])
+
+
+def taken_raw(client: "redis.Redis") -> bytes:
+    raw = client.rpop(QUEUE)
+    assert isinstance(raw, bytes)
+    return raw
+
+
+def test_messages_of_a_stock_producer_arrive_in_order_and_leave_nothing(
+    valkey: str, broker: str, client: "redis.Redis"
+) -> None:
+    send(valkey, *range(250))
+    with consuming(broker) as reader:
+        assert reader.has(250).bodies == list(range(250))
+        eventually(lambda: reader.settled(client), what="all acknowledged")
+
+
+def test_a_stock_consumer_reads_what_ours_publishes(valkey: str, broker: str) -> None:
+    send(broker, "one", "two")
+    with consuming(valkey) as reader:
+        assert reader.has(2).bodies == ["one", "two"]
+
+
+def test_a_task_sent_by_a_stock_celery_client_arrives(valkey: str, broker: str) -> None:
+    with Celery(broker=valkey) as app:
+        app.send_task("shoal.none", args=["text"], queue=QUEUE)
+    with consuming(broker) as reader:
+        assert reader.has(1).bodies[0][0] == ["text"]
+        assert reader.messages[0].headers["task"] == "shoal.none"
+
+
+def test_an_unacknowledged_message_is_stored_as_kombu_stores_it(
+    valkey: str, broker: str, client: "redis.Redis"
+) -> None:
+    send(valkey, {"naïve": "ünï"})
+    raw = client.lindex(QUEUE, 0)
+    with consuming(broker, acking=False) as reader:
+        tag = reader.has(1).messages[0].delivery_tag
+        stored = client.hget("unacked", tag)
+        assert isinstance(stored, bytes)
+        assert isinstance(raw, bytes)
+        assert stored.startswith(b"[" + raw + b", ")
+        assert loads(stored.decode())[0] == loads(raw.decode())
+        assert client.zscore("unacked_index", tag) == pytest.approx(time.time(), abs=30)
+        reader.channel.release()
+
+
+@pytest.mark.parametrize("item", [b"not json", b"17", b"[]", b"{}", b'{"properties": {"delivery_tag": 5}}', b""])
+def test_an_item_that_is_no_message_is_set_aside_and_the_next_is_served(
+    valkey: str, broker: str, client: "redis.Redis", item: bytes
+) -> None:
+    client.lpush(QUEUE, item)
+    send(valkey, "next")
+    with consuming(broker) as reader:
+        assert reader.has(1).bodies == ["next"]
+    assert client.lrange(wire.UNDECODABLE, 0, -1) == [item]
+
+
+def test_no_more_are_taken_than_the_consumer_has_room_for(valkey: str, broker: str, client: "redis.Redis") -> None:
+    send(valkey, *range(10))
+    with consuming(broker, prefetch=3, acking=False) as reader:
+        reader.has(3)
+        for _ in range(5):
+            reader.turn()
+        assert len(reader.bodies) == 3
+        assert client.llen(QUEUE) == 7
+        reader.messages[0].ack()
+        assert reader.has(4).bodies == [0, 1, 2, 3]
+        reader.channel.release()
+    assert client.llen(QUEUE) == 9
+
+
+def test_a_thousand_acknowledgements_at_once_all_arrive(valkey: str, broker: str, client: "redis.Redis") -> None:
+    send(valkey, *range(1_000))
+    with consuming(broker, acking=False, visibility_timeout=60) as reader:
+        reader.has(1_000)
+        assert client.hlen("unacked") == 1_000
+        for message in reader.messages:
+            message.ack()
+        reader.channel.flush()
+        assert client.hlen("unacked") == client.zcard("unacked_index") == 0
+
+
+def test_acknowledgements_survive_the_connection_they_were_made_on(
+    valkey: str, broker: str, client: "redis.Redis"
+) -> None:
+    send(valkey, *range(20))
+    with consuming(broker, acking=False, visibility_timeout=60) as reader:
+        reader.has(20)
+        client.client_kill_filter(_type="normal", skipme=True)
+        for message in reader.messages:
+            message.ack()
+        with pytest.raises(reader.connection.connection_errors):
+            reader.turn_often()
+        reader.connection.collect()
+    with consuming(broker) as later:
+        eventually(lambda: later.settled(client), what="the acknowledgements")
+        assert later.bodies == []
+
+
+def test_a_message_put_back_comes_again_next(valkey: str, broker: str) -> None:
+    send(valkey, *range(3))
+    with consuming(broker, prefetch=1, acking=False) as reader:
+        reader.has(1).messages[0].requeue()
+        reader.has(2).messages[1].ack()
+        assert reader.has(3).bodies == [0, 0, 1]
+        reader.channel.release()
+
+
+def test_a_parked_message_comes_when_it_is_due_and_not_before(valkey: str, broker: str, client: "redis.Redis") -> None:
+    send(valkey, "later")
+    due_at = time.time() + 1.5
+    client.zadd(wire.parked(QUEUE), {taken_raw(client): due_at})
+    with consuming(broker) as reader:
+        reader.has(1)
+        assert time.time() >= due_at
+    assert client.zcard(wire.parked(QUEUE)) == 0
+
+
+def test_the_message_of_a_dead_stock_worker_is_restored(valkey: str, broker: str, client: "redis.Redis") -> None:
+    send(valkey, "orphan")
+    payload = loads(taken_raw(client).decode())
+    client.hset("unacked", "tag", dumps([payload, "", QUEUE]))
+    client.zadd("unacked_index", {"tag": 1.0})
+    with consuming(broker) as reader:
+        reader.channel.restore_expired()
+        assert reader.has(1).bodies == ["orphan"]
+        eventually(lambda: reader.settled(client), what="all acknowledged")
+
+
+def test_a_message_that_is_renewed_is_not_delivered_twice(valkey: str, broker: str) -> None:
+    send(valkey, "long")
+    ends_at = time.monotonic() + 2 * VISIBILITY_SECONDS
+    with consuming(broker, acking=False) as working, consuming(broker) as idle:
+        working.has(1)
+        while time.monotonic() < ends_at:
+            working.channel.renew()
+            idle.channel.restore_expired()
+            idle.turn()
+        assert idle.bodies == []
+        working.channel.release()
+        assert idle.has(1).bodies == ["long"]
+
+
+def test_a_late_acknowledgement_does_not_touch_a_newer_delivery(
+    valkey: str, broker: str, client: "redis.Redis"
+) -> None:
+    """A worker that was frozen for longer than the visibility timeout wakes up after another took over."""
+    send(valkey, "contested")
+    with consuming(broker, acking=False, visibility_timeout=60) as frozen:
+        message = frozen.has(1).messages[0]
+        tag = message.delivery_tag
+        client.zadd("unacked_index", {tag: time.time() - 1})  # restored and delivered again meanwhile
+        message.ack()
+        frozen.channel.flush()
+        assert client.hexists("unacked", tag)
+        frozen.channel.renew()
+        assert tag not in frozen.channel.ledger.in_flight
+
+
+def test_two_messages_with_one_tag_are_both_served(valkey: str, broker: str, client: "redis.Redis") -> None:
+    send(valkey, "first")
+    first = loads(taken_raw(client).decode())
+    second = {**first, "body": "c2Vjb25k"}
+    client.lpush(QUEUE, dumps(first), dumps(second))
+    with consuming(broker, visibility_timeout=60) as reader:
+        assert reader.has(2).bodies == ["first", "second"]
+        eventually(lambda: reader.settled(client), what="all acknowledged")
+
+
+def test_scripts_that_the_server_forgot_are_loaded_again(valkey: str, broker: str, client: "redis.Redis") -> None:
+    with consuming(broker) as reader:
+        reader.turn()
+        client.script_flush()
+        send(valkey, "after")
+        assert reader.has(1).bodies == ["after"]
