@@ -30,8 +30,10 @@ def strict_object(properties: dict[str, Schema]) -> Schema:
     }
 
 
-def strict_array(items: Schema) -> Schema:
-    return {"type": "array", "items": items}
+def strict_array(items: Schema, most: int | None = None) -> Schema:
+    """`most` keeps a small model from repeating itself without end."""
+    bound = {} if most is None else {"maxItems": most}
+    return {"type": "array", "items": items, **bound}
 
 
 def strict_choice(names: Sequence[str]) -> Schema:

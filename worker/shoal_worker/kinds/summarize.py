@@ -21,15 +21,18 @@ from shoal_worker.prompts import fill
 SCHEMA_NAME = "shoal_summarize"
 #: Notes on a part keep enough to choose from when they are merged, however short the summary.
 MIN_NOTE_WORDS = 200
+MIN_SENTENCES, SHORT_SENTENCE_WORDS = 5, 5
 _FRAME_TOKENS, _WORD_TOKENS = 128, 4
 
-_SCHEMA = strict_object(
-    {
-        "sentences": strict_array(
-            strict_object({"sources": strict_array({"type": "integer"}), "text": {"type": "string"}})
-        )
-    }
-)
+#: A sentence stands on few others; in a list without an end, small models repeat themselves.
+MAX_SOURCES = 12
+
+
+def _schema(words: int) -> dict[str, Any]:
+    sentence = strict_object({"sources": strict_array({"type": "integer"}, MAX_SOURCES), "text": {"type": "string"}})
+    return strict_object({"sentences": strict_array(sentence, max(MIN_SENTENCES, words // SHORT_SENTENCE_WORDS))})
+
+
 _FORMS = {"prose": "flowing prose.", "bullets": "bullet points; each entry is one point, without a bullet."}
 
 
@@ -98,7 +101,7 @@ def _render(reading: Reading, args: Summarize) -> Prompt:
         ),
         user=fenced("text", "\n".join(numbered)),
         schema_name=SCHEMA_NAME,
-        schema=_SCHEMA,
+        schema=_schema(reading.words),
         max_completion_tokens=answer_cap(_FRAME_TOKENS + _WORD_TOKENS * reading.words),
     )
 
