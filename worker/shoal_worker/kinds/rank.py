@@ -22,9 +22,16 @@ MAX_CALL_DOCUMENTS = 200
 MAX_SCORE = 3.0
 PLAIN_RELEVANCE = "more relevant to the query."
 
-_SCHEMA = strict_object(
-    {"ranking": strict_array(strict_object({"id": {"type": "integer"}, "score": {"type": "number"}}))}
-)
+#: Up to so many documents their numbers stand in the schema: a number that is none cannot be said.
+MAX_LISTED = 100
+
+
+def _schema(count: int) -> dict[str, Any]:
+    number = {"type": "integer"} | ({"enum": list(range(1, count + 1))} if count <= MAX_LISTED else {})
+    entry = strict_object({"id": number, "score": {"type": "number"}})
+    return strict_object({"ranking": strict_array(entry, least=min(count, MAX_LISTED), most=count)})
+
+
 _FRAME_TOKENS, _DOCUMENT_TOKENS = 48, 16
 
 
@@ -41,7 +48,7 @@ def render(args: Rank) -> Prompt:
         system=fill("rank.v1", criterion=args.criterion.strip() or PLAIN_RELEVANCE),
         user="\n".join([fenced("query", args.query), *blocks]),
         schema_name=SCHEMA_NAME,
-        schema=_SCHEMA,
+        schema=_schema(len(blocks)),
         max_completion_tokens=answer_cap(_FRAME_TOKENS + _DOCUMENT_TOKENS * len(blocks)),
     )
 

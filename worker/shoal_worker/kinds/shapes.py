@@ -30,10 +30,10 @@ def strict_object(properties: dict[str, Schema]) -> Schema:
     }
 
 
-def strict_array(items: Schema, most: int | None = None) -> Schema:
-    """`most` keeps a small model from repeating itself without end."""
-    bound = {} if most is None else {"maxItems": most}
-    return {"type": "array", "items": items, **bound}
+def strict_array(items: Schema, least: int | None = None, most: int | None = None) -> Schema:
+    """`most` keeps a small model from repeating itself without end, `least` from saying nothing."""
+    bounds = {"minItems": least, "maxItems": most}
+    return {"type": "array", "items": items, **{name: count for name, count in bounds.items() if count is not None}}
 
 
 def strict_choice(names: Sequence[str]) -> Schema:

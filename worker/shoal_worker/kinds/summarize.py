@@ -29,8 +29,12 @@ MAX_SOURCES = 12
 
 
 def _schema(words: int) -> dict[str, Any]:
-    sentence = strict_object({"sources": strict_array({"type": "integer"}, MAX_SOURCES), "text": {"type": "string"}})
-    return strict_object({"sentences": strict_array(sentence, max(MIN_SENTENCES, words // SHORT_SENTENCE_WORDS))})
+    sentence = strict_object(
+        {"sources": strict_array({"type": "integer"}, least=1, most=MAX_SOURCES), "text": {"type": "string"}}
+    )
+    return strict_object(
+        {"sentences": strict_array(sentence, least=1, most=max(MIN_SENTENCES, words // SHORT_SENTENCE_WORDS))}
+    )
 
 
 _FORMS = {"prose": "flowing prose.", "bullets": "bullet points; each entry is one point, without a bullet."}
