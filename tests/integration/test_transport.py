@@ -1,5 +1,6 @@
 """Our kombu transport against a real Valkey, with kombu's own on the other side of the same queues."""
 
+import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -249,5 +250,69 @@ def test_scripts_that_the_server_forgot_are_loaded_again(valkey: str, broker: st
     with consuming(broker) as reader:
         reader.turn()
         client.script_flush()
+        send(valkey, "after")
+        assert reader.has(1).bodies == ["after"]
+
+
+def test_a_message_that_needs_no_acknowledgement_leaves_nothing_in_flight(
+    valkey: str, broker: str, client: "redis.Redis"
+) -> None:
+    """Replies to remote control are such messages: Celery asks its neighbours when it starts."""
+    send(valkey, "reply")
+    with Connection(broker) as connection:
+        reader = Reader(connection, acking=False)
+        queues = [Queue(QUEUE, routing_key=QUEUE)]
+        with Consumer(connection.channel(), queues, callbacks=[reader.take], no_ack=True):
+            reader.has(1)
+            eventually(lambda: reader.settled(client), what="nothing in flight")
+
+
+def test_a_body_that_is_not_in_its_stated_encoding_is_set_aside_and_the_next_is_served(
+    valkey: str, broker: str, client: "redis.Redis"
+) -> None:
+    send(valkey, "spoilt")
+    payload = {**loads(taken_raw(client).decode()), "body": "@@@a"}
+    client.lpush(QUEUE, dumps(payload))
+    send(valkey, "next")
+    with consuming(broker) as reader:
+        assert reader.has(1).bodies == ["next"]
+        eventually(lambda: reader.settled(client), what="all acknowledged")
+    assert client.llen(wire.UNDECODABLE) == 1
+
+
+def test_what_a_failing_consumer_was_not_given_comes_again(valkey: str, broker: str, client: "redis.Redis") -> None:
+    send(valkey, *range(3))
+    with consuming(broker, visibility_timeout=60) as reader:
+        take = reader.channel.connection._callbacks[QUEUE]
+
+        def fail_once(raw: Any) -> None:
+            reader.channel.connection._callbacks[QUEUE] = take
+            raise RuntimeError
+
+        reader.channel.connection._callbacks[QUEUE] = fail_once
+        with pytest.raises(RuntimeError):
+            reader.turn_often()
+        assert reader.has(3).bodies == [0, 1, 2]
+
+
+def test_a_message_that_nothing_refers_to_after_a_reconnect_is_left_to_others(valkey: str, broker: str) -> None:
+    send(valkey, "forgotten")
+    with consuming(broker, acking=False) as reader:
+        ledger = reader.has(1).channel.ledger
+        tag = reader.messages[0].delivery_tag
+        assert tag in dict(ledger.renewable())
+        reader.connection.collect()
+        reader.messages.clear()
+        gc.collect()
+        assert tag not in dict(ledger.renewable())
+
+
+def test_a_full_server_does_not_end_a_waiting_consumer(valkey: str, broker: str, client: "redis.Redis") -> None:
+    with consuming(broker) as reader:
+        client.config_set("maxmemory", "1mb")
+        try:
+            reader.turn_often()
+        finally:
+            client.config_set("maxmemory", "0")
         send(valkey, "after")
         assert reader.has(1).bodies == ["after"]

@@ -78,6 +78,11 @@ class Ledger:
         if holding is not None:
             holding.message = ref(message)
 
+    def message(self, tag: str) -> Any:
+        """The message in flight, if anything still refers to it."""
+        holding = self.in_flight.get(tag)
+        return holding.message() if holding is not None and holding.message is not None else None
+
     def ack(self, tag: str) -> None:
         holding = self.in_flight.pop(tag, None)
         if holding is not None:

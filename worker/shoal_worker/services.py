@@ -213,11 +213,13 @@ def _serves(address: str) -> bool:
 def running(environ: Mapping[str, str], log_dir: Path | None = None) -> Iterator[Services]:
     """A process tree that ends with the block, Ctrl-C and SIGTERM included."""
     services = Services(environ, log_dir)
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    # Ctrl-C too: a shell that starts us in the background has it ignored.
+    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield services
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
         services.stop()
 
 

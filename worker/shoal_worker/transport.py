@@ -12,6 +12,7 @@ process's ledger (`ledger.py`) for the next channel.
 """
 
 import logging
+from collections import deque
 from importlib.resources import files
 from queue import Empty
 from time import monotonic
@@ -21,7 +22,7 @@ from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as stock
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
 from shoal import wire
 from shoal_worker.ledger import Ack, Ledger, Move, ledger_of
@@ -38,6 +39,8 @@ WAIT_SECONDS_EACH = 0.1
 #: How long an acknowledgement waits for company when nothing is fetched.
 FLUSH_SECONDS = 0.02
 RESTORE_AT_ONCE = 200
+#: A full server refuses to wait, though it lets messages be taken: ask again after this long.
+FULL_SERVER_SECONDS = 0.2
 
 _SCRIPTS = {
     name: files("shoal_worker").joinpath("lua", f"{name}.lua").read_text() for name in ("fetch", "renew", "expired")
@@ -49,8 +52,25 @@ def register() -> None:
     TRANSPORT_ALIASES["shoal"] = "shoal_worker.transport:Transport"
 
 
+class UnreadableMessageError(Exception):
+    """kombu cannot build a message of it: a body that is not in its stated encoding, say."""
+
+
+class Message(virtual.Message):
+    def __init__(self, payload: Any, channel: Any = None, **options: Any) -> None:
+        try:
+            super().__init__(payload, channel=channel, **options)
+        except Exception as error:  # noqa: BLE001 whatever a foreign producer's message makes kombu raise
+            raise UnreadableMessageError(type(error).__name__) from None
+
+
 class QoS(stock.QoS):
     """Decisions go to the ledger; the next turn tells Redis."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # kombu's exit hook would keep this object and its messages for ever: forgotten ones would be renewed for ever.
+        self._on_collect.cancel()
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """The script has noted the message already."""
@@ -62,7 +82,7 @@ class QoS(stock.QoS):
         virtual.QoS.ack(self, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        message = self._delivered.get(delivery_tag)
+        message = self.channel.ledger.message(delivery_tag)
         if requeue and message is not None:
             self.channel.ledger.move(delivery_tag, dumps(message._raw))  # noqa: SLF001 kombu's own custom
         else:
@@ -81,6 +101,7 @@ class QoS(stock.QoS):
 
 class Channel(stock.Channel):
     QoS = QoS
+    Message = Message
     max_connections = 100
     socket_timeout = 30
     socket_connect_timeout = 5
@@ -91,10 +112,17 @@ class Channel(stock.Channel):
         self._may_have_more = True
         self._sent: tuple[list[Ack], list[Move]] = ([], [])
         self._fetch_lists: list[str] = []
+        self._no_ack_queues: set[str] = set()
+        self._wait_again_at = 0.0
         super().__init__(*args, **kwargs)
         info = self.connection.client
         self.ledger: Ledger = ledger_of((info.hostname, info.port, info.virtual_host))
         self._shas = {name: self.client.script_load(text) for name, text in _SCRIPTS.items()}
+
+    def basic_consume(self, queue: str, no_ack: bool = False, *args: Any, **options: Any) -> Any:
+        """Without acknowledgements (replies to remote control) a message is done when it is delivered."""
+        (self._no_ack_queues.add if no_ack else self._no_ack_queues.discard)(queue)
+        return super().basic_consume(queue, no_ack, *args, **options)
 
     # --- fetching: one request at a time on the connection that the hub reads ----------------------------------
 
@@ -102,10 +130,14 @@ class Channel(stock.Channel):
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
             return
+        verdicts = self.ledger.undelivered_verdicts
+        if not verdicts and monotonic() < self._wait_again_at:
+            return
+        fetching = self._may_have_more or bool(verdicts)
         connection = self.client.connection
         self._in_poll = connection
         self._brpop_sent_at = monotonic()
-        self._fetching = self._may_have_more or bool(self.ledger.undelivered_verdicts)
+        self._fetching = fetching
         if self._fetching:
             connection.send_command(*self._fetch_command(queues))
         else:
@@ -126,6 +158,11 @@ class Channel(stock.Channel):
             self._forget_sent()
             self.client.connection.disconnect()
             raise
+        except OutOfMemoryError:
+            self._forget_sent()
+            self._wait_again_at = monotonic() + FULL_SERVER_SECONDS
+            self._may_have_more = True
+            raise Empty from None
         except RedisError:
             self._forget_sent()
             raise
@@ -158,14 +195,22 @@ class Channel(stock.Channel):
         self._may_have_more = not drained
         queues = len(self._fetch_lists) // len(self.priority_steps)
         score = bytes_to_str(now)
-        arrived = []
+        arrived: deque[tuple[str, str, bytes]] = deque()
         for place, tag, text in zip(found[0::3], found[1::3], found[2::3], strict=True):
             list_key = self._fetch_lists[place - 4 - queues]
             self.ledger.receive(bytes_to_str(tag), score, list_key)
             arrived.append((list_key.split(self.sep)[0], bytes_to_str(tag), text))
-        for queue, tag, text in arrived:
-            self._deliver_one(queue, tag, text)
-        return bool(arrived)
+        came = bool(arrived)
+        try:
+            while arrived:
+                self._deliver_one(*arrived[0])
+                arrived.popleft()
+        finally:
+            # A consumer failed: what it was not given goes back, or it would be renewed here and never begun.
+            for _, tag, text in reversed(arrived):
+                if self.ledger.message(tag) is None:
+                    self.ledger.move(tag, text)
+        return came
 
     def _deliver_one(self, queue: str, tag: str, text: bytes) -> None:
         try:
@@ -174,7 +219,13 @@ class Channel(stock.Channel):
         except (ValueError, TypeError, LookupError):
             self.ledger.move(tag, text, wire.UNDECODABLE)
             return
-        self.connection._deliver(payload, queue)  # noqa: SLF001 kombu's own custom
+        try:
+            self.connection._deliver(payload, queue)  # noqa: SLF001 kombu's own custom
+        except UnreadableMessageError:
+            self.ledger.move(tag, text, wire.UNDECODABLE)
+            return
+        if queue in self._no_ack_queues:
+            self.ledger.ack(tag)
 
     def _forget_sent(self) -> None:
         """The reply is lost: say it again, the fence makes a second time harmless."""
@@ -257,6 +308,8 @@ class Channel(stock.Channel):
                 self.flush()
             except (RedisError, OSError):
                 log.info("acknowledgements wait for the next connection")
+            # From here on a message is in flight as long as a task holds it, and no longer.
+            self.qos._delivered.clear()  # noqa: SLF001 kombu's own custom
         super().close()
 
 
