@@ -6,6 +6,7 @@ import pytest
 
 from conftest import Sandbox, Workers
 from shoal import Args, Classify, Extract, JobFailed, Outcome, Rank, Shoal
+from shoal.client import message_of
 from shoal_worker.sandbox import Fault
 
 #: What the worker does about it, and how many of the job's calls are billed.
@@ -92,7 +93,7 @@ def test_the_table_is_the_whole_menu() -> None:
 @pytest.mark.timeout(170)
 def test_each_fault_has_its_verb_and_its_bill(shoal: Shoal, workers: Workers, sandbox: Sandbox) -> None:
     workers.start()
-    ids = {fault: shoal.enqueue(job_with(fault)).id for fault in VERBS}
+    ids = {fault: message_of(job_with(fault), {}, shoal.settings, 0.0).id for fault in VERBS}
     answers = dict(shoal.stream((fault, job_with(fault)) for fault in VERBS))
     billed = sandbox.bill()["billed_by_custom_id"]
     seen = {fault: (verb_of(answers[fault]), billed.get(ids[fault], 0)) for fault in VERBS}
