@@ -29,6 +29,8 @@ def normalised_fields(fields: object) -> Schema:
         Draft202012Validator.check_schema(fields)
     except SchemaError as error:
         raise ValueError(f"is no valid JSON Schema: {error.message}") from error
+    except (OverflowError, RecursionError) as error:
+        raise ValueError(f"holds a pattern or a nesting that cannot be checked: {type(error).__name__}") from error
     plain = _plain(fields, fields.get("$defs", {}), "fields", 0)
     if plain["type"] != "object":
         raise ValueError(f'must describe an object, not a {plain["type"]}: {{"type": "object", "properties": …}}')

@@ -45,6 +45,10 @@ class Node(BaseModel):
         ({"type": "object", "properties": {"a": {"anyOf": [{"type": "string"}, {"type": "number"}]}}}, "choose one"),
         ({"type": "object", "properties": {"a": {"allOf": [{"type": "string"}]}}}, "allOf"),
         ("text", "JSON Schema"),
+        (
+            {"type": "object", "properties": {"a": {"type": "string", "pattern": "x{99999999999999}"}}},
+            "cannot be checked",
+        ),
     ],
 )
 def test_what_cannot_be_promised_is_refused_with_its_path(fields: Any, said: str) -> None:
