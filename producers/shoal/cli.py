@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 import click
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from shoal import files
 from shoal.client import Shoal
-from shoal.errors import JobFailed, ShoalError
+from shoal.errors import InvalidJob, JobFailed, ShoalError
 from shoal.jobs import KINDS, Args, Outcome
 
 WORKER_COMMANDS = ("up", "worker", "sandbox")
@@ -108,42 +109,61 @@ def _args(kind: str, values: dict[str, Any]) -> Args[Any]:
     try:
         return KINDS[kind].model_validate(values)
     except ValidationError as error:
-        faults = error.errors(include_input=False, include_url=False)
-        lines = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults]
-        raise click.ClickException("\n".join(lines)) from None
+        raise InvalidJob("\n".join(_faults(error))) from None
+
+
+def _faults(error: ValidationError) -> list[str]:
+    faults = error.errors(include_input=False, include_url=False)
+    return [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults]
+
+
+@dataclass(slots=True)
+class Submission:
+    """A file on its way: what is written, and what the progress bar says."""
+
+    kind: str
+    write: Callable[[files.Row], None]
+    progress: Progress
+    bar: TaskID
+    failed: int = 0
+    cost_usd: float = 0.0
+
+    def jobs(self, rows: Iterable[tuple[int, files.Row]]) -> Iterator[tuple[int, Args[Any]]]:
+        """The rows that are jobs. One that is none fails by itself, and the others go on."""
+        for line, values in rows:
+            try:
+                yield line, _args(self.kind, values)
+            except InvalidJob as error:
+                self.take(line, JobFailed(str(error), cause="invalid_arguments"))
+
+    def take(self, line: int, answer: Outcome[Any] | JobFailed) -> None:
+        self.write(files.answer_row(line, answer))
+        if isinstance(answer, JobFailed):
+            self.failed += 1
+        else:
+            self.cost_usd += answer.usage.cost_usd
+        speed = self.progress.tasks[0].speed or 0.0
+        self.progress.update(self.bar, advance=1, said=f"failed {self.failed}  {speed:.0f}/s  ${self.cost_usd:.4f}")
+
+
+COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TextColumn("{task.fields[said]}"),
+    TimeRemainingColumn(),
+)
 
 
 def _submit_file(
-    client: Shoal,
-    kind: str,
-    rows: Iterator[tuple[int, dict[str, Any]]],
-    total: int,
-    output: Path | None,
-    *,
-    fresh: bool,
+    client: Shoal, kind: str, rows: Iterator[tuple[int, files.Row]], total: int, output: Path | None, *, fresh: bool
 ) -> int:
     """Answer every row; how many failed."""
-    failed, cost_usd = 0, 0.0
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[said]}"),
-        TimeRemainingColumn(),
-    )
-    jobs = ((line, _args(kind, values)) for line, values in rows)
-    with files.writer(output) as write, Progress(*columns, console=console) as progress:
-        task = progress.add_task(kind, total=total, said="")
-        for line, answer in client.stream(jobs, fresh=fresh):
-            write(files.answer_row(line, answer))
-            if isinstance(answer, JobFailed):
-                failed += 1
-            elif isinstance(answer, Outcome):
-                cost_usd += answer.usage.cost_usd
-            speed = progress.tasks[0].speed or 0.0
-            progress.update(task, advance=1, said=f"failed {failed}  {speed:.0f}/s  ${cost_usd:.4f}")
-    return failed
+    with files.writer(output) as write, Progress(*COLUMNS, console=Console(stderr=True)) as progress:
+        submission = Submission(kind, write, progress, progress.add_task(kind, total=total, said=""))
+        for line, answer in client.stream(submission.jobs(rows), fresh=fresh):
+            submission.take(line, answer)
+    return submission.failed
 
 
 def main() -> None:

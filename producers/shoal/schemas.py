@@ -91,7 +91,7 @@ def _without_null(schema: Schema, definitions: Schema, path: str) -> Schema:
         kinds = [kind for kind in schema["type"] if kind != "null"]
         if len(kinds) != 1:
             raise ValueError(f"{path}: give one type, or one type and null; not {schema['type']}")
-        return {**schema, "type": kinds[0]}
+        return _with_type_of_choices({**schema, "type": kinds[0]}, path)
     branches = schema.get("anyOf") or schema.get("oneOf")
     if branches:
         real = [branch for branch in branches if branch.get("type") != "null"]
@@ -110,6 +110,8 @@ def _with_type_of_choices(schema: Schema, path: str) -> Schema:
     if choices is None:
         return schema
     choices = [choice for choice in choices if choice is not None]
+    if not choices:
+        raise ValueError(f"{path}: enum holds no choice but null: add one")
     kinds = {_type_name(choice) for choice in choices}
     if "type" in schema:
         return {**schema, "enum": choices}

@@ -62,6 +62,27 @@ def test_a_mistake_is_one_clear_line(workers: Workers, words: tuple[str, ...], s
     assert "Traceback" not in done.stderr
 
 
+def test_a_row_that_is_no_job_fails_by_itself(workers: Workers, tmp_path: Path) -> None:
+    workers.start()
+    reviews = tmp_path / "reviews.jsonl"
+    rows = [{"text": "charged twice"}, {"text": " "}, {"text": "a bug"}]
+    reviews.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = run(workers, "submit", "classify", str(reviews), "--labels", "billing,bug")
+    assert done.returncode == 1
+    answers = {row["line"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert set(answers) == {1, 2, 3}
+    assert answers[2]["error"] == {"cause": "invalid_arguments", "reason": answers[2]["error"]["reason"]}
+    assert "text: Value error, is blank" in answers[2]["error"]["reason"]
+    assert all(answers[line]["result"]["labels"] for line in (1, 3))
+
+
+def test_up_with_a_key_that_is_refused_says_so(workers: Workers) -> None:
+    workers.environ["SHOAL_OPENROUTER_API_KEY"] = ""
+    done = run(workers, "up")
+    assert done.returncode == 1
+    assert "the provider refuses the key" in done.stderr
+
+
 def test_up_without_a_key_says_what_to_set(workers: Workers) -> None:
     del workers.environ["SHOAL_OPENROUTER_API_KEY"], workers.environ["SHOAL_OPENROUTER_BASE_URL"]
     done = run(workers, "up")

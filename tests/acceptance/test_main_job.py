@@ -179,3 +179,57 @@ def test_a_running_job_can_be_cancelled(shoal: Shoal, workers: Workers, sandbox:
     with pytest.raises(JobCancelled):
         job.result(10)
     assert job.status() == Status.CANCELLED
+
+
+def test_a_job_revoked_by_a_stock_client_is_told_to_who_waits(
+    shoal: Shoal, workers: Workers, sandbox: Sandbox, valkey: str
+) -> None:
+    """As Flower's button does it: the message is gone, so without this the producer would wait for ever."""
+    sandbox.scenario(latency_seconds=20.0)
+    workers.start()
+    job = shoal.enqueue(question())
+    eventually(lambda: sandbox.bill()["in_flight"] == 1, what="a call in flight")
+    with Celery(broker=valkey, set_as_current=False) as app:
+        app.control.revoke(job.id, terminate=True)
+    with pytest.raises(JobCancelled, match="revoked"):
+        job.result(20)
+
+
+def test_one_process_given_the_same_job_twice_pays_once(
+    shoal: Shoal, workers: Workers, sandbox: Sandbox, client: "redis.Redis"
+) -> None:
+    sandbox.scenario(latency_seconds=1.0)
+    workers.start(visibility_timeout_seconds=8, lease_seconds=3)
+    job = message_of(question(), {}, shoal.settings, time.time())
+    client.lpush(wire.QUEUE, wire.message(job), wire.message(job))
+    assert shoal.job(job.id).result(30).label == "billing"
+    eventually(lambda: client.hlen("unacked") == client.zcard(wire.parked(wire.QUEUE)) == 0, what="both ended")
+    assert sandbox.bill()["billed_calls"] == 1
+
+
+def test_a_delivery_that_our_own_code_cannot_handle_is_not_lost(
+    shoal: Shoal, workers: Workers, client: "redis.Redis"
+) -> None:
+    """A record of another type makes the store's script fail, and no decision can be stored either."""
+    workers.start()
+    job = message_of(question(), {}, shoal.settings, time.time())
+    client.lpush(wire.result_record(job.id), "in the way")
+    client.lpush(wire.QUEUE, wire.message(job))
+    eventually(lambda: b"delivery_failed" in workers.log(), what="a failed delivery")
+    assert b"charged twice" not in workers.log()
+    client.delete(wire.result_record(job.id))
+    assert shoal.job(job.id).result(30).label == "billing"
+
+
+def test_a_job_that_died_and_is_answered_later_is_dead_no_longer(
+    shoal: Shoal, workers: Workers, client: "redis.Redis"
+) -> None:
+    workers.start()
+    work = question(marker="[[fault:bad_request*1]]")
+    with pytest.raises(JobFailed):
+        shoal.enqueue(work).result(30)
+    assert client.hlen(wire.DEAD) == 1
+    again = shoal.enqueue(work)
+    assert not again.joined
+    assert again.result(30).label == "billing"
+    assert client.hlen(wire.DEAD) == client.zcard(wire.DEAD_TIMES) == 0

@@ -315,3 +315,11 @@ def test_more_values_get_more_room_for_the_answer() -> None:
     small = {"type": "object", "properties": {"x": {"type": "integer"}}}
     rooms = [extract.render(Extract(text=TEXT, fields=fields)).max_completion_tokens for fields in (small, ORDER)]
     assert 64 <= rooms[0] < rooms[1] <= 16_000
+
+
+@pytest.mark.timeout(20)
+def test_a_pattern_that_backtracks_for_ever_is_a_misfit_and_not_a_standstill() -> None:
+    fields = {"type": "object", "properties": {"name": {"type": "string", "pattern": "(a+)+$"}}}
+    args = Extract(text="a" * 60 + "!", fields=fields)
+    with pytest.raises(Misfit, match="pattern"):
+        extract.parse({"name": {"value": "a" * 60 + "!", "quote": None}}, args)

@@ -1,3 +1,4 @@
+import json
 import uuid
 from typing import Any
 
@@ -12,7 +13,7 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=10,
-).filter(lambda value: "\\ud8" not in repr(value))
+)
 
 
 @given(st.dictionaries(st.text(), st.integers(), min_size=2))
@@ -44,5 +45,5 @@ def test_a_job_id_is_a_uuid_made_of_the_key() -> None:
 
 
 @given(JSON)
-def test_any_json_value_has_a_canonical_form(value: Any) -> None:
-    assert canonical_json(value) == canonical_json(value)
+def test_the_canonical_form_is_json_of_the_same_value(value: Any) -> None:
+    assert json.loads(canonical_json(value)) == value

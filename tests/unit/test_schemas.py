@@ -45,6 +45,7 @@ class Node(BaseModel):
         ({"type": "object", "properties": {"a": {"anyOf": [{"type": "string"}, {"type": "number"}]}}}, "choose one"),
         ({"type": "object", "properties": {"a": {"allOf": [{"type": "string"}]}}}, "allOf"),
         ("text", "JSON Schema"),
+        ({"type": "object", "properties": {"a": {"type": ["string", "null"], "enum": [None]}}}, "no choice but null"),
         (
             {"type": "object", "properties": {"a": {"type": "string", "pattern": "x{99999999999999}"}}},
             "cannot be checked",

@@ -3,17 +3,16 @@
 `python -m shoal_worker` is a Shoal worker; `celery -A shoal_worker.main worker` is the same.
 """
 
-import logging
 import ssl
 from typing import Any
 
-import structlog
 from celery import Celery
-from celery.signals import setup_logging, worker_process_init, worker_process_shutdown
+from celery.signals import task_revoked, worker_process_init, worker_process_shutdown
 
 from shoal import wire
 from shoal_worker import tasks, transport
-from shoal_worker.process import close_process, open_process
+from shoal_worker.loop import LoopThread
+from shoal_worker.process import close_process, open_process, process
 from shoal_worker.settings import WorkerSettings
 
 #: A connection that will not close must not keep the worker.
@@ -63,25 +62,18 @@ def make_app(settings: WorkerSettings) -> Celery:
 
 def connect_process(settings: WorkerSettings) -> None:
     """Open the process's connections on the pool's loop when it starts, close them there when it stops."""
+    threads: list[LoopThread] = []
 
     def on_start(sender: Any, **_: Any) -> None:
+        threads[:] = [sender.thread]
         sender.thread.wait_for(open_process(settings))
 
     def on_stop(sender: Any, **_: Any) -> None:
         sender.thread.wait_for(close_process(), CLOSE_SECONDS)
 
+    def on_revoked(request: Any, **_: Any) -> None:
+        threads[0].wait_for(process().runner.cancelled(request.id), CLOSE_SECONDS)
+
     worker_process_init.connect(on_start, weak=False)
+    task_revoked.connect(on_revoked, weak=False)
     worker_process_shutdown.connect(on_stop, weak=False)
-
-
-def configure_logs(level: str) -> None:
-    """One line an event; ids as fields."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("celery.app.trace").setLevel(logging.WARNING)
-    logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)
-    structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())
-
-
-@setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery is untyped
-def _keep_our_logs(**_: Any) -> None:
-    """Celery leaves logging alone when somebody answers this signal."""

@@ -1,16 +1,14 @@
 """What one worker process holds for its jobs: connections, the runner, and the upkeep beside them.
 
-Made on the loop's thread at the first job, closed there when the pool stops.
+Made on the loop's thread when the pool starts, closed there when it stops.
 """
 
 import asyncio
 import hashlib
 import os
 import socket
-import time
 import uuid
 from random import Random
-from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -18,7 +16,7 @@ from redis.exceptions import RedisError
 
 from shoal_worker.openrouter import Gateway, OpenRouter
 from shoal_worker.replies import Prices
-from shoal_worker.runner import Ending, Limits, Runner, runner_for
+from shoal_worker.runner import Limits, Runner, runner_for
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.stores.redis import RedisStore
 
@@ -42,19 +40,16 @@ class Process:
         )
         self.store = RedisStore(
             client,
-            owner=f"{os.getpid()}@{socket.gethostname()}/{uuid.uuid4().hex[:8]}",
             lease_seconds=settings.lease_seconds,
             keep_seconds=settings.result_ttl_seconds,
             rng=Random(),
         )
         self.model = OpenRouter(gateway_of(settings))
         limits = Limits(settings.model, settings.model_deadline_seconds, settings.job_time_limit_seconds)
-        self.runner: Runner = runner_for(self.store, self.model, limits, time.time)
+        name = f"{os.getpid()}@{socket.gethostname()}/{uuid.uuid4().hex[:8]}"
+        self.runner: Runner = runner_for(name, self.store, self.model, limits)
         self._renew_every_seconds = settings.lease_seconds / 3
         self._upkeep = [asyncio.create_task(self._renew_leases()), asyncio.create_task(self._bury_undecodable())]
-
-    async def run(self, task_id: str, raw: Any) -> Ending:
-        return await self.runner.run(task_id, raw)
 
     async def bury(self, job_id: str, reason: str, raw: str) -> None:
         """A dead letter for a message that Celery cannot make a task of."""
@@ -71,7 +66,7 @@ class Process:
     async def _renew_leases(self) -> None:
         while True:
             await asyncio.sleep(self._renew_every_seconds)
-            renewals = [self.store.renew(job_id) for job_id in self.runner.leases]
+            renewals = [self.store.renew(job_id, holder) for job_id, holder in self.runner.leases]
             kept = await asyncio.gather(*renewals, return_exceptions=True)
             if failed := sum(1 for answer in kept if isinstance(answer, BaseException)):
                 log.warning("leases_not_renewed", count=failed)

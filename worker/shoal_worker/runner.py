@@ -13,14 +13,16 @@ and steps 2 and 5 keep the answer single. No Celery, no HTTP and no database her
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+import structlog
 from pydantic import ValidationError
 
-from shoal.errors import JobExpired, JobFailed
+from shoal.errors import JobCancelled, JobExpired, JobFailed
 from shoal.jobs import KINDS, DeadLetter, JobMessage, Outcome, Result, Usage
 from shoal_worker.asking import Asker
 from shoal_worker.errors import (
@@ -35,6 +37,8 @@ from shoal_worker.errors import (
 from shoal_worker.kinds import ANSWERS
 from shoal_worker.ports import Ask, ChatModel, Granted, Held, JobStore, Stored
 from shoal_worker.retry import Decision, Discard, Policy, Progress, Retry, Snooze, decide
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,12 @@ class Crashed(TransientError):
 
 @dataclass(slots=True)
 class Runner:
-    """Runs jobs. Time and chance are passed in; `leases` holds the ids whose lease somebody must keep renewed."""
+    """Runs jobs. Time and chance are passed in; `name` is the process's.
+
+    `leases` holds (job id, holder) of every attempt that runs: somebody must keep them renewed.
+    """
+
+    name: str
 
     store: JobStore
     model: ChatModel
@@ -74,7 +83,7 @@ class Runner:
     policy: Policy
     rng: Random
     now: Callable[[], float]
-    leases: set[str]
+    leases: set[tuple[str, str]]
     answers: Mapping[str, Callable[[Any, Ask], Awaitable[Result]]]
 
     async def run(self, task_id: str, raw: Any) -> Ending:
@@ -83,71 +92,76 @@ class Runner:
             message, args = read(raw)
         except InvalidMessage as error:
             return await self._bury_unread(task_id, raw, error)
-        begun = await self.store.begin(message.id)
+        holder = f"{self.name}/{self.rng.getrandbits(48):012x}"
+        begun = await self.store.begin(message.id, holder)
         match begun:
             case Stored(ending):
                 return Done(ending, replayed=True)
             case Held(seconds):
-                return await self._give_up(message, LeaseHeld("another worker has it", seconds), message.spent)
+                held = LeaseHeld("another attempt at it runs", seconds)
+                return await self._give_up(message, held, message.spent, holder)
             case Granted(deliveries):
-                return await self._attempt(message, args, deliveries)
+                self.leases.add((message.id, holder))
+                try:
+                    return await self._attempt(message, args, deliveries, holder)
+                finally:
+                    self.leases.discard((message.id, holder))
 
-    async def _attempt(self, message: JobMessage, args: Any, deliveries: int) -> Ending:
+    async def _attempt(self, message: JobMessage, args: Any, deliveries: int, holder: str) -> Ending:
         started = self.now()
         name = message.model or self.limits.model
         asker = Asker(self.model, name, message.id, self.limits.model_deadline_seconds, usage=message.spent)
-        self.leases.add(message.id)
         try:
             refuse(message, deliveries, started, self.limits)
             async with asyncio.timeout(self.limits.job_time_limit_seconds):
                 result = await self.answers[message.kind](args, asker)
         except WorkerError as error:
-            return await self._give_up(message, error, asker.usage)
+            return await self._give_up(message, error, asker.usage, holder)
         except TimeoutError:
             limit = DeadlineExceeded(f"no answer within {self.limits.job_time_limit_seconds} s")
-            return await self._give_up(message, limit, asker.usage)
-        except Exception as error:  # noqa: BLE001 a bug of ours must not lose a job
-            return await self._give_up(message, Crashed(type(error).__name__), asker.usage, bug=error)
-        else:
-            outcome = outcome_of(message, result, asker, started, self.now())
-            await self.store.answer(outcome)
-            return Done(outcome)
-        finally:
-            self.leases.discard(message.id)
+            return await self._give_up(message, limit, asker.usage, holder)
+        except Exception as error:
+            log.exception("worker_bug", job_id=message.id, kind=message.kind)
+            return await self._give_up(message, Crashed(type(error).__name__), asker.usage, holder)
+        outcome = outcome_of(message, result, asker, started, self.now())
+        await self.store.answer(outcome, holder)
+        return Done(outcome)
 
-    async def _give_up(
-        self, message: JobMessage, error: WorkerError, spent: Usage, *, bug: Exception | None = None
-    ) -> Decision:
+    async def _give_up(self, message: JobMessage, error: WorkerError, spent: Usage, holder: str) -> Decision:
         progress = Progress(message.attempt, message.snoozes, self.now(), message.expires_at)
         decision = decide(error, progress, self.policy, self.rng)
         match decision:
             case Retry(after_seconds):
                 again = {"attempt": message.attempt + 1, "snoozes": 0, "spent": spent}
-                await self.store.park(message.id, message.model_copy(update=again), after_seconds)
+                await self.store.park(message.id, message.model_copy(update=again), after_seconds, holder)
             case Snooze(after_seconds):
                 again = {"snoozes": message.snoozes + 1, "spent": spent}
-                await self.store.park(message.id, message.model_copy(update=again), after_seconds)
-            case Discard(cause, reason):
+                await self.store.park(message.id, message.model_copy(update=again), after_seconds, holder)
+            case Discard():
                 kept = message.model_copy(update={"spent": spent})
-                await self._bury(message.id, message.kind, kept.model_dump(mode="json"), message.attempt, cause, reason)
-        if bug is not None:
-            raise bug
+                await self._bury(kept.id, kept.kind, decision, kept.attempt, kept.model_dump(mode="json"), holder)
         return decision
 
     async def _bury_unread(self, task_id: str, raw: Any, error: InvalidMessage) -> Discard:
         fields = raw if isinstance(raw, dict) else {"job": raw}
-        kind = str(fields.get("kind", "unknown"))
-        await self._bury(task_id, kind, fields, 0, error.cause, error.reason)
-        return Discard(error.cause, error.reason)
+        decision = Discard(error.cause, error.reason)
+        await self._bury(task_id, str(fields.get("kind", "unknown")), decision, 0, fields)
+        return decision
 
     async def _bury(
-        self, job_id: str, kind: str, message: dict[str, Any], attempts: int, cause: str, reason: str
+        self, job_id: str, kind: str, why: Discard, attempts: int, message: dict[str, Any], holder: str = ""
     ) -> None:
         letter = DeadLetter(
-            id=job_id, kind=kind, cause=cause, reason=reason, attempts=attempts, died_at=self.now(), message=message
+            id=job_id,
+            kind=kind,
+            cause=why.cause,
+            reason=why.reason,
+            attempts=attempts,
+            died_at=self.now(),
+            message=message,
         )
-        failure = JobExpired if cause == Expired.cause else JobFailed
-        await self.store.bury(letter, failure(reason, job_id, cause, attempts))
+        failure = JobExpired if why.cause == Expired.cause else JobFailed
+        await self.store.bury(letter, failure(why.reason, job_id, why.cause, attempts), holder)
 
     async def bury_raw(self, job_id: str, reason: str, raw: str) -> None:
         """A dead letter for what is not even a message."""
@@ -156,6 +170,10 @@ class Runner:
             id=job_id, kind="unknown", cause=cause, reason=reason, attempts=0, died_at=self.now(), raw=raw
         )
         await self.store.bury(letter, JobFailed(reason, job_id, cause))
+
+    async def cancelled(self, job_id: str) -> None:
+        """Celery's remote control ended the job: whoever waits for it is told."""
+        await self.store.cancel(JobCancelled("revoked", job_id, "cancelled"), self.now())
 
 
 def read(raw: Any) -> tuple[JobMessage, Any]:
@@ -197,6 +215,6 @@ def outcome_of(message: JobMessage, result: Result, asker: Asker, started: float
     )
 
 
-def runner_for(store: JobStore, model: ChatModel, limits: Limits, now: Callable[[], float]) -> Runner:
-    """A runner with the standard policy, kinds and chance."""
-    return Runner(store, model, limits, Policy(), Random(), now, set(), ANSWERS)
+def runner_for(name: str, store: JobStore, model: ChatModel, limits: Limits) -> Runner:
+    """A runner with the standard policy and kinds, the system's time and chance."""
+    return Runner(name, store, model, limits, Policy(), Random(), time.time, set(), ANSWERS)

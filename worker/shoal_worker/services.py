@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import redis
+from celery import Celery
 
 from shoal.errors import ShoalError
 
@@ -173,14 +174,15 @@ def start_local_model(services: Services) -> dict[str, str]:
 
 def start_worker(services: Services, name: str, redis_url: str, grace_seconds: float) -> None:
     """One worker process; returns when it consumes."""
-    services.start(name, [sys.executable, "-m", "shoal_worker", "-n", f"{name}@%h"], grace_seconds)
-    with contextlib.closing(redis.Redis.from_url(redis_url)) as client:
-        services.await_condition(name, lambda: _consumes(client))
+    node = f"{name}@{socket.gethostname()}"
+    services.start(name, [sys.executable, "-m", "shoal_worker", "-n", node], grace_seconds)
+    with Celery(broker=redis_url, set_as_current=False) as app:
+        services.await_condition(name, lambda: _answers(app, node))
 
 
-def _consumes(client: "redis.Redis") -> bool:
-    """Celery binds a worker's control mailbox once it is connected."""
-    return bool(client.exists("_kombu.binding.celery.pidbox"))
+def _answers(app: Celery, node: str) -> bool:
+    """Ask one worker over Celery's remote control; the first reply ends the wait."""
+    return bool(app.control.broadcast("ping", destination=[node], reply=True, timeout=0.5, limit=1))
 
 
 def start_flower(services: Services, port: int) -> str:

@@ -75,9 +75,9 @@ class WorkerSettings(ProducerSettings):
         return self
 
     @classmethod
-    def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
+    def load(cls, **overrides: Any) -> Self:
         """Read the environment. Raises `SettingsError` that lists every fault, each with its fix."""
-        faults = [*_misspelt(cls, os.environ if environ is None else environ)]
+        faults = _misspelt(cls, os.environ)
         try:
             settings = cls(**overrides)
         except ValidationError as error:

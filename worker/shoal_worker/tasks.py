@@ -1,8 +1,11 @@
 """Thin Celery tasks: run the job, turn its ending into a Celery verb."""
 
+import asyncio
 from typing import Any, assert_never
 
+import structlog
 from celery import Celery, Task
+from celery.exceptions import Reject
 from celery.exceptions import Retry as CeleryRetry
 
 from shoal import wire
@@ -14,6 +17,11 @@ from shoal_worker.process import process
 from shoal_worker.retry import Discard, Retry, Snooze
 from shoal_worker.runner import Done
 
+#: How long a delivery that our own code could not handle waits before it goes back to the queue.
+REDELIVERY_SECONDS = 5.0
+
+log = structlog.get_logger()
+
 
 def register(app: Celery) -> None:
     """One task a kind, all with the same body."""
@@ -24,15 +32,21 @@ def register(app: Celery) -> None:
 def run_job(task: Task, job: Any = None, **unknown: Any) -> str:
     """Run one delivery. The answer itself is stored by the runner; what is returned is safe to show in Flower."""
     raw = job if job is not None else unknown
-    ending = await_(process().run(task.request.id, raw))
+    try:
+        ending = await_(process().runner.run(task.request.id, raw))
+    except Exception as error:
+        # Acknowledged now, the job would be lost. It goes back, slowly, until somebody has mended what is wrong.
+        log.exception("delivery_failed", job_id=task.request.id)
+        await_(asyncio.sleep(REDELIVERY_SECONDS))
+        raise Reject(type(error).__name__, requeue=True) from None
     match ending:
         case Done(ended, replayed):
             return f"replayed: {summary(ended)}" if replayed else summary(ended)
         case Retry(after_seconds, cause, reason) | Snooze(after_seconds, cause, reason):
             raise CeleryRetry(f"{cause}: {reason}", JobFailed(reason, task.request.id, cause), after_seconds)
         case Discard(cause, reason):
-            error = JobExpired if cause == Expired.cause else JobFailed
-            raise error(reason, task.request.id, cause)
+            failure = JobExpired if cause == Expired.cause else JobFailed
+            raise failure(reason, task.request.id, cause)
         case _:
             assert_never(ending)
 

@@ -1,5 +1,6 @@
 """`shoal up`: everything that is missing, workers and Flower, in one process tree."""
 
+import asyncio
 import os
 import time
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ import click
 
 from shoal.errors import SettingsError
 from shoal_worker import services
+from shoal_worker.errors import WorkerError
+from shoal_worker.openrouter import KeyStatus, OpenRouter
+from shoal_worker.process import gateway_of
 from shoal_worker.settings import WorkerSettings
 
 DEFAULT_REDIS_PORT = 6379
@@ -42,6 +46,25 @@ def check(plan: Plan, settings: WorkerSettings) -> None:
     """Raises `SettingsError` when there is no model to call."""
     if not (plan.sandbox or settings.openrouter_api_key or own_gateway(settings)):
         raise SettingsError(NO_KEY)
+
+
+def check_key(settings: WorkerSettings) -> None:
+    """Raises `SettingsError` when the provider refuses the key; a provider that does not answer is no fault of ours."""
+
+    async def status() -> KeyStatus:
+        model = OpenRouter(gateway_of(settings))
+        try:
+            return await model.check_key()
+        finally:
+            await model.aclose()
+
+    try:
+        known = asyncio.run(status())
+    except WorkerError as error:
+        click.echo(f"the key could not be checked: {error.reason}", err=True)
+        return
+    if not known.is_valid:
+        raise SettingsError("the provider refuses the key: set another SHOAL_OPENROUTER_API_KEY")
 
 
 def own_gateway(settings: WorkerSettings) -> bool:
@@ -79,6 +102,8 @@ def up(workers: int, *, sandbox: bool, flower_port: int, data_dir: Path) -> None
     plan = Plan(workers=workers, sandbox=sandbox, flower_port=flower_port, data_dir=data_dir)
     settings = WorkerSettings.load()
     check(plan, settings)
+    if not sandbox:
+        check_key(settings)
     with services.running(os.environ) as tree:
         try:
             addresses = start(tree, plan, settings)

@@ -3,11 +3,12 @@
 Strict modes take a type and choices. The other keywords are told in the description and checked here.
 """
 
-import re
 from collections.abc import Callable
 from datetime import date, datetime, time
 from typing import Any
 from uuid import UUID
+
+import regex
 
 from shoal_worker.errors import Misfit
 from shoal_worker.kinds.shapes import (
@@ -22,6 +23,7 @@ from shoal_worker.kinds.shapes import (
 
 Scalar = str | int | float | bool
 
+PATTERN_SECONDS = 0.05
 _TOLD = {
     "format": "Format: {}.",
     "pattern": "Pattern: {}",
@@ -104,7 +106,7 @@ def _chosen(scalar: Scalar, choices: list[Any]) -> Scalar:
 
 
 def _check_text(text: str, schema: Schema) -> None:
-    if "pattern" in schema and re.search(schema["pattern"], text) is None:
+    if "pattern" in schema and not _matches(schema["pattern"], text):
         raise Misfit("must match the pattern in its description, or be null")
     parse = _FORMATS.get(schema.get("format", ""))
     try:
@@ -119,3 +121,11 @@ def _check_range(number: float, schema: Schema) -> None:
         raise Misfit("must not be below the minimum in its description, or be null")
     if "maximum" in schema and number > schema["maximum"]:
         raise Misfit("must not be above the maximum in its description, or be null")
+
+
+def _matches(pattern: str, text: str) -> bool:
+    """Bounded in time: a caller's pattern may backtrack for ever, and the loop would wait with it."""
+    try:
+        return regex.search(pattern, text, timeout=PATTERN_SECONDS) is not None
+    except (TimeoutError, regex.error):
+        return False

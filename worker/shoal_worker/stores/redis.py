@@ -15,7 +15,7 @@ from redis.exceptions import ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shoal import records, wire
-from shoal.errors import JobFailed
+from shoal.errors import JobCancelled, JobFailed
 from shoal.jobs import DeadLetter, JobMessage, Outcome, Status
 from shoal.scripts import Scripts
 from shoal_worker.ports import Begun, Granted, Held, Stored
@@ -25,19 +25,18 @@ AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OSError)
 
 
 class RedisStore:
-    """`ports.JobStore` on one Redis. `owner` names this process in leases."""
+    """`ports.JobStore` on one Redis."""
 
-    def __init__(self, client: "Redis", *, owner: str, lease_seconds: float, keep_seconds: int, rng: Random) -> None:
+    def __init__(self, client: "Redis", *, lease_seconds: float, keep_seconds: int, rng: Random) -> None:
         self._client = client
         names = ("begin", "renew", "finish", "park")
         self._scripts = Scripts(client, {name: wire.script("shoal_worker.stores", name) for name in names})
-        self._owner = owner
         self._lease_ms = int(lease_seconds * 1000)
         self._keep_seconds = keep_seconds
         self._rng = rng
 
-    async def begin(self, job_id: str) -> Begun:
-        word, value = await self._call("begin", self._keys(job_id), [self._owner, self._lease_ms, self._keep_seconds])
+    async def begin(self, job_id: str, holder: str) -> Begun:
+        word, value = await self._call("begin", self._keys(job_id), [holder, self._lease_ms, self._keep_seconds])
         match word:
             case b"done":
                 return Stored(records.decoded(value))
@@ -46,24 +45,28 @@ class RedisStore:
             case _:
                 return Granted(int(value))
 
-    async def renew(self, job_id: str) -> bool:
+    async def renew(self, job_id: str, holder: str) -> bool:
         """False when the lease has gone to somebody else. Not insisted on: the next round tries again."""
-        kept = await self._scripts.call("renew", [wire.job_record(job_id)], [self._owner, self._lease_ms])
+        kept = await self._scripts.call("renew", [wire.job_record(job_id)], [holder, self._lease_ms])
         return bool(kept)
 
-    async def answer(self, outcome: Outcome[Any]) -> bool:
+    async def answer(self, outcome: Outcome[Any], holder: str) -> bool:
         """Store an answer; False when the job had ended before."""
-        return await self._finish(outcome.job_id, records.answered(outcome), Status.COMPLETED, "", outcome.finished_at)
+        return await self._finish(outcome.job_id, records.answered(outcome), Status.COMPLETED, holder)
 
-    async def bury(self, letter: DeadLetter, error: JobFailed) -> bool:
+    async def bury(self, letter: DeadLetter, error: JobFailed, holder: str = "") -> bool:
         """Store a dead letter and the failure as the job's result; False when the job had ended before."""
         record = records.failed(error, letter.died_at)
-        return await self._finish(letter.id, record, Status.DISCARDED, letter.model_dump_json(), letter.died_at)
+        return await self._finish(letter.id, record, Status.DISCARDED, holder, letter)
 
-    async def park(self, job_id: str, message: JobMessage, after_seconds: float) -> None:
+    async def cancel(self, error: JobCancelled, now: float) -> bool:
+        """Store that a job was cancelled; False when it had ended before."""
+        return await self._finish(error.job_id, records.failed(error, now), Status.CANCELLED, "")
+
+    async def park(self, job_id: str, message: JobMessage, after_seconds: float, holder: str) -> None:
         """Queue the message again in some seconds."""
         keys = [*self._keys(job_id), wire.parked(wire.QUEUE)]
-        await self._call("park", keys, [self._owner, wire.message(message), after_seconds])
+        await self._call("park", keys, [holder, wire.message(message), after_seconds])
 
     async def undecodable(self, most: int) -> list[bytes]:
         """Items of the queue that are no messages. They stay until `forget_undecodable`."""
@@ -76,11 +79,14 @@ class RedisStore:
     async def aclose(self) -> None:
         await self._client.aclose()
 
-    async def _finish(self, job_id: str, record: bytes, status: Status, letter: str, now: float) -> bool:
+    async def _finish(
+        self, job_id: str, record: bytes, status: Status, holder: str, letter: DeadLetter | None = None
+    ) -> bool:
+        buried = (letter.model_dump_json(), letter.died_at) if letter else ("", 0)
         stored = await self._call(
             "finish",
             [*self._keys(job_id), wire.DEAD, wire.DEAD_TIMES],
-            [self._owner, record, self._keep_seconds, wire.result_record(job_id), status, job_id, letter, now],
+            [holder, record, self._keep_seconds, wire.result_record(job_id), status, job_id, *buried],
         )
         return bool(stored)
 

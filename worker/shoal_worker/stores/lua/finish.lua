@@ -1,8 +1,8 @@
 -- Store how a job ended, once: the first writer wins.
 -- KEYS: job record, result record, dead letters, their times.
--- ARGV: owner, result, seconds to keep it, channel, status, job id, dead letter or '', Unix time.
-if redis.call('HGET', KEYS[1], 'owner') == ARGV[1] then
-  redis.call('HDEL', KEYS[1], 'owner', 'lease_until', 'deliveries')
+-- ARGV: holder, result, seconds to keep it, channel, status, job id, dead letter or '', Unix time of its death.
+if redis.call('HGET', KEYS[1], 'holder') == ARGV[1] then
+  redis.call('HDEL', KEYS[1], 'holder', 'lease_until', 'deliveries')
 end
 if not redis.call('SET', KEYS[2], ARGV[2], 'NX', 'EX', ARGV[3]) then
   return 0
@@ -13,5 +13,9 @@ redis.call('EXPIRE', KEYS[1], ARGV[3])
 if ARGV[7] ~= '' then
   redis.call('HSET', KEYS[3], ARGV[6], ARGV[7])
   redis.call('ZADD', KEYS[4], ARGV[8], ARGV[6])
+else
+  -- A job that died once and was enqueued again is dead no longer.
+  redis.call('HDEL', KEYS[3], ARGV[6])
+  redis.call('ZREM', KEYS[4], ARGV[6])
 end
 return 1

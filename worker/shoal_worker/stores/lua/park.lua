@@ -1,11 +1,11 @@
 -- Give a job back to the queue for later; the caller then acknowledges the message that brought it.
--- KEYS: job record, result record, parked messages.  ARGV: owner, message, seconds to wait.
--- Without the lease (another owner has it, or nobody) only the message is parked, and the job's state stays as it is.
+-- KEYS: job record, result record, parked messages.  ARGV: holder, message, seconds to wait.
+-- Without the lease (another attempt has it, or nobody) only the message is parked, and the job's state stays as it is.
 if redis.call('EXISTS', KEYS[2]) == 1 then
   return 0
 end
-if redis.call('HGET', KEYS[1], 'owner') == ARGV[1] then
-  redis.call('HDEL', KEYS[1], 'owner', 'lease_until', 'deliveries')
+if redis.call('HGET', KEYS[1], 'holder') == ARGV[1] then
+  redis.call('HDEL', KEYS[1], 'holder', 'lease_until', 'deliveries')
   redis.call('HSET', KEYS[1], 'status', 'retryable')
 end
 redis.call('ZADD', KEYS[3], redis.call('TIME')[1] + ARGV[3], ARGV[2])

@@ -1,5 +1,5 @@
--- Keep a lease that is still ours.  KEYS: job record.  ARGV: owner, lease in ms.
-if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then
+-- Keep a lease that is still ours.  KEYS: job record.  ARGV: holder, lease in ms.
+if redis.call('HGET', KEYS[1], 'holder') ~= ARGV[1] then
   return 0
 end
 local time = redis.call('TIME')
