@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import psutil
@@ -29,11 +30,11 @@ def question(number: int) -> Classify:
     return Classify(text=f"I was charged twice, case {number}.", labels=LABELS)
 
 
-def bill(base_url: str) -> dict[str, int]:
+def bill(base_url: str) -> dict[str, Any]:
     from urllib.request import urlopen
 
     with urlopen(base_url.replace("/api/v1", "/sandbox/bill")) as reply:
-        found: dict[str, int] = json.loads(reply.read())
+        found: dict[str, Any] = json.loads(reply.read())
         return found
 
 
@@ -45,7 +46,7 @@ def eventually_empty(client: "redis.Redis") -> None:
 
 
 def measure_shoal(at_once: int, jobs: int, scratch: Path) -> tuple[float, str]:
-    """Jobs a second once the backlog is there, from the first start to the last answer."""
+    """Jobs a second with the backlog waiting, and what was billed, left behind and used."""
     with services.running(os.environ, scratch) as tree:
         url, base_url = _servers(tree, scratch / f"shoal{at_once}")
         tree.environ = {
@@ -60,14 +61,15 @@ def measure_shoal(at_once: int, jobs: int, scratch: Path) -> tuple[float, str]:
             for number in range(jobs):
                 shoal.enqueue(question(number))
         with redis.Redis.from_url(url) as client:
-            services.start_worker(tree, "worker", url, 30)
+            tree.start("worker", [sys.executable, "-m", "shoal_worker"])
             worker = psutil.Process(tree.started[-1].process.pid)
-            seconds = _drain(client, "celery-task-meta-*", jobs)
+            rate = _drain(client, jobs)
             memory_mb = worker.memory_info().rss / 1e6
             eventually_empty(client)
             left = client.hlen("unacked")
-        billed = bill(base_url)["billed_calls"]
-        return jobs / seconds, f"billed {billed}, unacknowledged {left}, {memory_mb:.0f} MB"
+        once = all(count == 1 for count in bill(base_url)["billed_by_custom_id"].values())
+        billed = f"{bill(base_url)['billed_calls']}{', each job once' if once else ''}"
+        return rate, f"billed {billed}, unacknowledged {left}, {memory_mb:.0f} MB"
 
 
 def measure_celery(pool: str, at_once: int, jobs: int, scratch: Path) -> tuple[float, str]:
@@ -85,10 +87,10 @@ def measure_celery(pool: str, at_once: int, jobs: int, scratch: Path) -> tuple[f
         command = [sys.executable, "-m", "celery", "-A", "celery_peer", "worker", "-P", pool, "-c", str(at_once)]
         with redis.Redis.from_url(url) as client:
             tree.start(pool, [*command, "--without-gossip", "--without-mingle", "-l", "error"])
-            seconds = _drain(client, "celery-task-meta-*", jobs)
+            rate = _drain(client, jobs)
             eventually_empty(client)
             left = client.hlen("unacked")
-        return jobs / seconds, f"unacknowledged {left}"
+        return rate, f"unacknowledged {left}"
 
 
 def _servers(tree: services.Services, folder: Path) -> tuple[str, str]:
@@ -99,20 +101,20 @@ def _servers(tree: services.Services, folder: Path) -> tuple[str, str]:
     )
 
 
-def _drain(client: "redis.Redis", pattern: str, jobs: int) -> float:
-    """Seconds from the first answer to the last."""
-    _wait(client, pattern, 1)
-    started = time.monotonic()
-    _wait(client, pattern, jobs)
-    return time.monotonic() - started
+def _drain(client: "redis.Redis", jobs: int) -> float:
+    """Answers a second, from the first ones seen to the last."""
+    before, started = _wait(client, 1), time.monotonic()
+    _wait(client, jobs)
+    return (jobs - before) / (time.monotonic() - started)
 
 
-def _wait(client: "redis.Redis", pattern: str, count: int) -> None:
+def _wait(client: "redis.Redis", count: int) -> int:
     ends_at = time.monotonic() + 300
-    while sum(1 for _ in client.scan_iter(pattern, count=5000)) < count:
+    while (found := sum(1 for _ in client.scan_iter("celery-task-meta-*", count=5000))) < count:
         if time.monotonic() > ends_at:
             raise SystemExit(f"{count} answers did not come")
         time.sleep(0.05)
+    return found
 
 
 @click.command()
@@ -128,7 +130,7 @@ def main(jobs: int) -> None:
             table.add_row("shoal", str(at_once), f"{rate:.0f}", said)
         for pool, at_once, share in (("gevent", 300, 3), ("prefork", 8, 10)):
             rate, said = measure_celery(pool, at_once, jobs // share, scratch)
-            table.add_row(f"celery {pool}, httpx", str(at_once), f"{rate:.0f}", said)
+            table.add_row(f"celery {pool}, httpx", str(at_once), f"{rate:.0f}", f"{jobs // share} jobs, {said}")
     Console().print(table)
 
 

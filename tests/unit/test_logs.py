@@ -1,6 +1,6 @@
 import logging
 
-from shoal_worker.logs import Formatter
+from shoal_worker.logs import ExcInfo, Formatter
 
 
 def test_an_exception_shows_its_path_and_neither_its_message_nor_what_it_held() -> None:
@@ -11,7 +11,7 @@ def test_an_exception_shows_its_path_and_neither_its_message_nor_what_it_held() 
     assert "customer" not in said
 
 
-def _failure(text: str) -> "tuple[type[BaseException], BaseException, object]":
+def _failure(text: str) -> ExcInfo:
     try:
         raise KeyError(text)
     except KeyError as error:
