@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import aiohttp
 import pytest
-from sandbox_process import (
+from sandbox_process import (  # noqa: F401 fixtures
     CHAT,
     KEY,
     TEXT,
@@ -15,6 +15,8 @@ from sandbox_process import (
     classify,
     encoded,
     fetch,
+    process,
+    sandbox,
 )
 
 from shoal_worker.sandbox.ledger import Ledger
