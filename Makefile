@@ -15,7 +15,7 @@ MAKE_VENV = test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 endif
 
-.PHONY: help demo test lint bench lock
+.PHONY: help demo test chaos lint bench lock
 help:  ## Show these lines
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -39,6 +39,9 @@ demo: $(if $(filter local,$(MODEL)),$(LOCAL),$(SERVE))  ## Four kinds on real te
 
 test: $(DEV)  ## The whole suite, with a real Valkey and real worker processes
 	$(BIN)/pytest
+
+chaos: $(DEV)  ## Minutes of faults: killed, frozen and cut, counted in one table
+	$(BIN)/pytest -m chaos -s
 
 lint: $(DEV)  ## Format, lint, types, and who may know what
 	$(BIN)/ruff format --check .

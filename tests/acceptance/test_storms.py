@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import redis
-from kill_storm import storm
 from pydantic import SecretStr
 
 from conftest import Sandbox, Workers, eventually
@@ -15,19 +14,28 @@ from shoal import Classify, ProducerSettings, Shoal
 from shoal_worker import services
 
 
-def test_a_consumer_killed_again_and_again_loses_nothing(tmp_path: Path) -> None:
+def storm(what: str, kills: int, messages: int) -> str:
     """In a process of its own: its children are forked, and must inherit no threads."""
     script = Path(__file__).with_name("kill_storm.py")
-    command = [sys.executable, str(script), "--kills", "40", "--messages", "3000"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    command = [sys.executable, str(script), "--what", what, "--kills", str(kills), "--messages", str(messages)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert '"lost": 0' in done.stdout
+    return done.stdout
+
+
+def test_a_consumer_killed_again_and_again_loses_nothing() -> None:
+    assert '"lost": 0' in storm("consumer", kills=40, messages=3_000)
+
+
+def test_a_worker_killed_again_and_again_loses_nothing() -> None:
+    assert '"lost": 0' in storm("worker", kills=15, messages=1_500)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(1800)
-def test_a_thousand_kills_lose_nothing(valkey: str) -> None:
-    assert storm(valkey, stock=False, kills=1_000, messages=20_000)["lost"] == 0
+@pytest.mark.parametrize("what", ["consumer", "worker"])
+def test_a_thousand_kills_lose_nothing(what: str) -> None:
+    assert '"lost": 0' in storm(what, kills=1_000, messages=20_000)
 
 
 def test_valkey_stopped_for_ten_seconds_costs_time_and_no_job(
