@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from shoal import files
 from shoal.client import Shoal
+from shoal.dead_cli import dead
 from shoal.errors import InvalidJob, JobFailed, ShoalError
 from shoal.jobs import KINDS, Args, Outcome
 
@@ -41,6 +42,9 @@ class Commands(click.Group):
 @click.version_option(package_name="shoal")
 def shoal() -> None:
     """A queue of small language-model jobs."""
+
+
+shoal.add_command(dead)
 
 
 @shoal.command()

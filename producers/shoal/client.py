@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from shoal import keys, records, wire
 from shoal.control import revoke
+from shoal.deadletters import Changes, DeadLetters, revived
 from shoal.errors import (
     IdempotencyConflict,
     InvalidJob,
@@ -29,10 +30,11 @@ from shoal.errors import (
     ResultTimeout,
     UnknownJob,
 )
-from shoal.jobs import Args, JobMessage, Outcome, R, Status
+from shoal.jobs import Args, DeadLetter, JobMessage, Outcome, R, Status
 from shoal.results import ResultWatcher
 from shoal.scripts import Scripts
 from shoal.settings import ProducerSettings
+from shoal.signing import Signer
 
 T = TypeVar("T")
 #: How many jobs `map` keeps in flight. It bounds the memory on this side, and what a stop leaves to finish.
@@ -96,6 +98,8 @@ class AsyncShoal:
         names = ("enqueue", "cancel")
         self._scripts = Scripts(self._client, {name: wire.script("shoal", name) for name in names})
         self._watcher = ResultWatcher(self._client)
+        self._signer = Signer.of(self.settings.signing_keys)
+        self.dead = DeadLetters(self._client)
 
     async def __aenter__(self) -> Self:
         return self
@@ -125,13 +129,22 @@ class AsyncShoal:
         try:
             became, _ = await self._scripts.call(
                 "enqueue",
-                [wire.job_record(message.id), wire.result_record(message.id), wire.QUEUE],
-                [message.fingerprint, wire.message(message), kept_seconds],
+                [*records_of(message.id), wire.QUEUE, wire.DEAD, wire.DEAD_TIMES],
+                [message.fingerprint, wire.message(message, self._signer), kept_seconds, message.id],
             )
         except (RedisError, OSError) as error:
             raise QueueUnavailable(f"the queue did not take the job: {type(error).__name__}") from error
         word: str = became.decode()
         return word
+
+    async def replay(self, letter: DeadLetter, changes: Changes) -> "AsyncJob[Any]":
+        """Run a dead job again, under its own id. Raises `InvalidJob` for what was never a job, `QueueUnavailable`."""
+        lifetime_seconds = self.settings.job_lifetime_seconds
+        message = revived(letter, changes, lifetime_seconds=lifetime_seconds, now=time.time())
+        became = await self._enqueue(message)
+        if became == "conflict":
+            raise InvalidJob(f"{letter.id} cannot be replayed: its key is used for other work now; drop it")
+        return AsyncJob(message.id, self, joined=became == "joined")
 
     def job(self, job_id: str) -> "AsyncJob[Any]":
         """The handle of a job known by its id."""
@@ -200,6 +213,10 @@ class AsyncShoal:
                     yield answer
                 else:
                     _tell(answer, on_failure)
+
+
+def records_of(job_id: str) -> tuple[str, str]:
+    return wire.job_record(job_id), wire.result_record(job_id)
 
 
 def _tell(error: JobFailed, on_failure: Callable[[JobFailed], None] | None) -> None:

@@ -298,6 +298,8 @@ class JobMessage(Wire):
     tenant: str = ""
     enqueued_at: float
     expires_at: float
+    #: How much more room answers get than is usual for the job: 2 doubles it.
+    cap_factor: float = Field(default=1.0, gt=0, le=64)
     attempt: int = Field(default=1, ge=1)
     snoozes: int = Field(default=0, ge=0)
     spent: Usage = Field(default_factory=Usage)

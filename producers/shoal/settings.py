@@ -25,6 +25,9 @@ class ProducerSettings(BaseSettings):
     #: Whose jobs these are: keeps keys apart, and is named in reports.
     tenant: str = Field(default="", max_length=100, pattern=r"^[\w.@-]*$")
 
+    #: Keys that sign messages, separated by commas: the first signs, all are accepted. Unset: nothing is signed.
+    signing_keys: SecretStr | None = None
+
     schemes: ClassVar[tuple[str, ...]] = ("redis://", "rediss://")
 
     @field_validator("redis_url")

@@ -8,12 +8,14 @@ from importlib.resources import files
 from typing import Any
 
 from shoal.jobs import JobMessage
+from shoal.signing import Signer
 
 TASK_PREFIX = "shoal."
 QUEUE = "shoal"
 
 #: Celery's own name for a result, so that a plain Celery client finds it. Also the channel it is announced on.
 RESULT_PREFIX = "celery-task-meta-"
+SIGNATURE_HEADER = "shoal_signature"
 UNDECODABLE = "shoal:undecodable"
 DEAD = "shoal:dead"
 DEAD_TIMES = "shoal:dead:times"
@@ -45,17 +47,18 @@ def script(package: str, name: str) -> str:
 _ORIGIN = f"{os.getpid()}@{socket.gethostname()}"
 
 
-def message(job: JobMessage, queue: str = QUEUE) -> str:
+def message(job: JobMessage, signer: Signer | None = None, queue: str = QUEUE) -> str:
     """A job as kombu's Redis transport stores it, so that any Celery worker understands it.
 
     The columns that Flower shows hold sizes, never texts.
     """
     body = f'[[],{{"job":{job.model_dump_json()}}},{{"callbacks":null,"errbacks":null,"chain":null,"chord":null}}]'
+    signed = {SIGNATURE_HEADER: signer.sign(job.model_dump(mode="json"))} if signer else {}
     envelope = {
         "body": body,
         "content-encoding": "utf-8",
         "content-type": "application/json",
-        "headers": _headers(job, len(body)),
+        "headers": _headers(job, len(body)) | signed,
         "properties": {
             "correlation_id": job.id,
             "delivery_mode": 2,

@@ -116,6 +116,11 @@ def test_the_golden_form_is_read_back_whole(name: str) -> None:
     assert type(EXAMPLES[name]).model_validate_json(golden(name).read_text()) == EXAMPLES[name]
 
 
+def test_a_message_from_before_a_field_existed_reads_as_its_default() -> None:
+    older = {name: value for name, value in json.loads(golden("message").read_text()).items() if name != "cap_factor"}
+    assert JobMessage.model_validate(older) == EXAMPLES["message"]
+
+
 def test_a_producer_refuses_unknown_fields_and_a_worker_ignores_them() -> None:
     newer = {**json.loads(golden("message").read_text()), "version": 7, "colour": "blue"}
     newer["args"]["mood"] = "calm"

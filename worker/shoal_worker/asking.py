@@ -26,11 +26,13 @@ class Asker:
     model_name: str
     custom_id: str
     deadline_seconds: float
+    cap_factor: float = 1.0
     usage: Usage = field(default_factory=Usage)
     replies: list[ChatReply] = field(default_factory=list)
 
     async def __call__(self, prompt: Prompt, parse: Callable[[Any], T]) -> T:
         misfit = Misfit()
+        prompt = replace(prompt, max_completion_tokens=round(prompt.max_completion_tokens * self.cap_factor))
         asked = prompt
         for _ in range(1 + MAX_REASKS):
             reply = await self._whole_reply(asked)

@@ -16,6 +16,7 @@
         + LeaseHeld             another worker has this job
      x PermanentError           never again: a dead letter
         + InvalidMessage        the message cannot be read as a job
+        + Forged                no known key has signed the message
         + RequestRefused        the provider will not take the request: 400, 404, 413, 422
         + ContentRefused        moderation, guardrail, content filter or the model's own refusal
         + Truncated             the answer did not fit, not even under the raised cap
@@ -120,6 +121,12 @@ class InvalidMessage(PermanentError):
     """The message cannot be read as a job."""
 
     cause = "invalid_message"
+
+
+class Forged(PermanentError):
+    """Signing is on and no known key has signed the message."""
+
+    cause = "forged"
 
 
 class RequestRefused(PermanentError):

@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import os
 import socket
+import time
 import uuid
 from random import Random
 
@@ -14,14 +15,18 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from shoal.signing import Signer
+from shoal_worker.errors import InvalidMessage
 from shoal_worker.openrouter import Gateway, OpenRouter
 from shoal_worker.replies import Prices
+from shoal_worker.retry import Discard
 from shoal_worker.runner import Limits, Runner, runner_for
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.stores.redis import RedisStore
 
 UNDECODABLE_AT_ONCE = 100
 UPKEEP_SECONDS = 1.0
+RETENTION_SECONDS = 60.0
 
 log = structlog.get_logger()
 
@@ -38,22 +43,26 @@ class Process:
             health_check_interval=25,
             max_connections=64,
         )
+        signer = Signer.of(settings.signing_keys)
         self.store = RedisStore(
             client,
             lease_seconds=settings.lease_seconds,
             keep_seconds=settings.result_ttl_seconds,
             rng=Random(),
+            signer=signer,
         )
         self.model = OpenRouter(gateway_of(settings))
         limits = Limits(settings.model, settings.model_deadline_seconds, settings.job_time_limit_seconds)
         name = f"{os.getpid()}@{socket.gethostname()}/{uuid.uuid4().hex[:8]}"
-        self.runner: Runner = runner_for(name, self.store, self.model, limits)
+        self.runner: Runner = runner_for(name, self.store, self.model, limits, signer)
         self._renew_every_seconds = settings.lease_seconds / 3
-        self._upkeep = [asyncio.create_task(self._renew_leases()), asyncio.create_task(self._bury_undecodable())]
+        self._dead_letter_ttl_seconds = settings.dead_letter_ttl_seconds
+        duties = (self._renew_leases(), self._bury_undecodable(), self._forget_dead())
+        self._upkeep = [asyncio.create_task(duty) for duty in duties]
 
     async def bury(self, job_id: str, reason: str, raw: str) -> None:
         """A dead letter for a message that Celery cannot make a task of."""
-        await self.runner.bury_raw(job_id, reason, raw)
+        await self.runner.bury_raw(job_id, Discard(InvalidMessage.cause, reason), raw)
         log.warning("unreadable_message", dead_letter=job_id, reason=reason)
 
     async def aclose(self) -> None:
@@ -70,6 +79,15 @@ class Process:
             kept = await asyncio.gather(*renewals, return_exceptions=True)
             if failed := sum(1 for answer in kept if isinstance(answer, BaseException)):
                 log.warning("leases_not_renewed", count=failed)
+
+    async def _forget_dead(self) -> None:
+        while True:
+            try:
+                while await self.store.forget_dead(time.time() - self._dead_letter_ttl_seconds):
+                    pass
+            except (RedisError, OSError) as error:
+                log.warning("upkeep_waits_for_redis", error=type(error).__name__)
+            await asyncio.sleep(RETENTION_SECONDS)
 
     async def _bury_undecodable(self) -> None:
         while True:

@@ -13,6 +13,8 @@ and steps 2 and 5 keep the answer single. No Celery, no HTTP and no database her
 """
 
 import asyncio
+import hashlib
+import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -24,10 +26,12 @@ from pydantic import ValidationError
 
 from shoal.errors import JobCancelled, JobExpired, JobFailed
 from shoal.jobs import KINDS, DeadLetter, JobMessage, Outcome, Result, Usage
+from shoal.signing import Signer
 from shoal_worker.asking import Asker
 from shoal_worker.errors import (
     DeadlineExceeded,
     Expired,
+    Forged,
     InvalidMessage,
     LeaseHeld,
     TransientError,
@@ -85,9 +89,12 @@ class Runner:
     now: Callable[[], float]
     leases: set[tuple[str, str]]
     answers: Mapping[str, Callable[[Any, Ask], Awaitable[Result]]]
+    signer: Signer | None = None
 
-    async def run(self, task_id: str, raw: Any) -> Ending:
+    async def run(self, task_id: str, raw: Any, signature: object = None) -> Ending:
         """Take one delivery of a job to its end or to its next try."""
+        if self.signer and not self.signer.verifies(raw, signature):
+            return await self._bury_forged(raw)
         try:
             message, args = read(raw)
         except InvalidMessage as error:
@@ -110,7 +117,8 @@ class Runner:
     async def _attempt(self, message: JobMessage, args: Any, deliveries: int, holder: str) -> Ending:
         started = self.now()
         name = message.model or self.limits.model
-        asker = Asker(self.model, name, message.id, self.limits.model_deadline_seconds, usage=message.spent)
+        deadline_seconds, factor = self.limits.model_deadline_seconds, message.cap_factor
+        asker = Asker(self.model, name, message.id, deadline_seconds, factor, usage=message.spent)
         try:
             refuse(message, deliveries, started, self.limits)
             async with asyncio.timeout(self.limits.job_time_limit_seconds):
@@ -148,6 +156,14 @@ class Runner:
         await self._bury(task_id, str(fields.get("kind", "unknown")), decision, 0, fields)
         return decision
 
+    async def _bury_forged(self, raw: Any) -> Discard:
+        """Under an id of its own: whoever forges a message must not end the job that it names."""
+        text = json.dumps(raw)
+        decision = Discard(Forged.cause, "no known key has signed the message")
+        await self.bury_raw(f"forged-{hashlib.sha256(text.encode()).hexdigest()[:32]}", decision, text)
+        log.warning("forged_message", bytes=len(text))
+        return decision
+
     async def _bury(
         self, job_id: str, kind: str, why: Discard, attempts: int, message: dict[str, Any], holder: str = ""
     ) -> None:
@@ -163,13 +179,12 @@ class Runner:
         failure = JobExpired if why.cause == Expired.cause else JobFailed
         await self.store.bury(letter, failure(why.reason, job_id, why.cause, attempts), holder)
 
-    async def bury_raw(self, job_id: str, reason: str, raw: str) -> None:
-        """A dead letter for what is not even a message."""
-        cause = InvalidMessage.cause
+    async def bury_raw(self, job_id: str, why: Discard, raw: str) -> None:
+        """A dead letter for what is not even a message of ours."""
         letter = DeadLetter(
-            id=job_id, kind="unknown", cause=cause, reason=reason, attempts=0, died_at=self.now(), raw=raw
+            id=job_id, kind="unknown", cause=why.cause, reason=why.reason, attempts=0, died_at=self.now(), raw=raw
         )
-        await self.store.bury(letter, JobFailed(reason, job_id, cause))
+        await self.store.bury(letter, JobFailed(why.reason, job_id, why.cause))
 
     async def cancelled(self, job_id: str) -> None:
         """Celery's remote control ended the job: whoever waits for it is told."""
@@ -215,6 +230,6 @@ def outcome_of(message: JobMessage, result: Result, asker: Asker, started: float
     )
 
 
-def runner_for(name: str, store: JobStore, model: ChatModel, limits: Limits) -> Runner:
+def runner_for(name: str, store: JobStore, model: ChatModel, limits: Limits, signer: Signer | None = None) -> Runner:
     """A runner with the standard policy and kinds, the system's time and chance."""
-    return Runner(name, store, model, limits, Policy(), Random(), time.time, set(), ANSWERS)
+    return Runner(name, store, model, limits, Policy(), Random(), time.time, set(), ANSWERS, signer)

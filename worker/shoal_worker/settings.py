@@ -42,6 +42,8 @@ class WorkerSettings(ProducerSettings):
     visibility_timeout_seconds: float = Field(default=60.0, gt=0)
     #: How long a stopping worker may take to finish its jobs: what the supervisor grants before it kills.
     shutdown_grace_seconds: float = Field(default=330.0, gt=0)
+    #: Dead letters are kept this long.
+    dead_letter_ttl_seconds: int = Field(default=30 * 86_400, ge=60)
     log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
 
     @field_validator("openrouter_base_url")

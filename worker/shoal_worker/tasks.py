@@ -33,7 +33,8 @@ def run_job(task: Task, job: Any = None, **unknown: Any) -> str:
     """Run one delivery. The answer itself is stored by the runner; what is returned is safe to show in Flower."""
     raw = job if job is not None else unknown
     try:
-        ending = await_(process().runner.run(task.request.id, raw))
+        signature = task.request.get(wire.SIGNATURE_HEADER)
+        ending = await_(process().runner.run(task.request.id, raw, signature))
     except Exception as error:
         # Acknowledged now, the job would be lost. It goes back, slowly, until somebody has mended what is wrong.
         log.exception("delivery_failed", job_id=task.request.id)

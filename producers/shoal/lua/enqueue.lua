@@ -1,5 +1,6 @@
 -- Claim a key and queue its message, in one step: a producer that dies leaves both or neither.
--- KEYS: job record, result record, queue.  ARGV: fingerprint, message, seconds to keep the record.
+-- KEYS: job record, result record, queue, dead letters, their times.
+-- ARGV: fingerprint, message, seconds to keep the record, job id.
 -- Returns {what became of it, status}: queued, joined or conflict.
 local known = redis.call('HGET', KEYS[1], 'fingerprint')
 if known and known ~= ARGV[1] then
@@ -14,6 +15,9 @@ if known then
   end
   redis.call('DEL', KEYS[1], KEYS[2])
 end
+-- A job that died and is enqueued again is dead no longer.
+redis.call('HDEL', KEYS[4], ARGV[4])
+redis.call('ZREM', KEYS[5], ARGV[4])
 redis.call('HSET', KEYS[1], 'fingerprint', ARGV[1], 'status', 'available')
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 redis.call('LPUSH', KEYS[3], ARGV[2])

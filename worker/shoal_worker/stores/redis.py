@@ -18,6 +18,7 @@ from shoal import records, wire
 from shoal.errors import JobCancelled, JobFailed
 from shoal.jobs import DeadLetter, JobMessage, Outcome, Status
 from shoal.scripts import Scripts
+from shoal.signing import Signer
 from shoal_worker.ports import Begun, Granted, Held, Stored
 
 #: What a server that restarts, fails over or loads its data says. Everything else is a mistake of ours.
@@ -27,13 +28,16 @@ AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OSError)
 class RedisStore:
     """`ports.JobStore` on one Redis."""
 
-    def __init__(self, client: "Redis", *, lease_seconds: float, keep_seconds: int, rng: Random) -> None:
+    def __init__(
+        self, client: "Redis", *, lease_seconds: float, keep_seconds: int, rng: Random, signer: Signer | None = None
+    ) -> None:
         self._client = client
         names = ("begin", "renew", "finish", "park")
         self._scripts = Scripts(client, {name: wire.script("shoal_worker.stores", name) for name in names})
         self._lease_ms = int(lease_seconds * 1000)
         self._keep_seconds = keep_seconds
         self._rng = rng
+        self._signer = signer
 
     async def begin(self, job_id: str, holder: str) -> Begun:
         word, value = await self._call("begin", self._keys(job_id), [holder, self._lease_ms, self._keep_seconds])
@@ -66,7 +70,17 @@ class RedisStore:
     async def park(self, job_id: str, message: JobMessage, after_seconds: float, holder: str) -> None:
         """Queue the message again in some seconds."""
         keys = [*self._keys(job_id), wire.parked(wire.QUEUE)]
-        await self._call("park", keys, [holder, wire.message(message), after_seconds])
+        await self._call("park", keys, [holder, wire.message(message, self._signer), after_seconds])
+
+    async def forget_dead(self, died_before: float) -> int:
+        """Drop dead letters that are too old, some hundreds at a time; how many."""
+        ids = await self._client.zrange(wire.DEAD_TIMES, "-inf", f"({died_before}", byscore=True, offset=0, num=500)
+        if ids:
+            pipeline = self._client.pipeline()
+            pipeline.hdel(wire.DEAD, *ids)
+            pipeline.zrem(wire.DEAD_TIMES, *ids)
+            await pipeline.execute()
+        return len(ids)
 
     async def undecodable(self, most: int) -> list[bytes]:
         """Items of the queue that are no messages. They stay until `forget_undecodable`."""

@@ -1,0 +1,86 @@
+"""Dead letters from the command line, and a worker that froze for longer than its lease."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+import redis
+from celery import Celery
+
+from conftest import Sandbox, Workers, eventually
+from shoal import Classify, JobFailed, Shoal
+from shoal.wire import result_record
+
+LABELS = ("billing", "bug")
+
+
+def shoal_dead(workers: Workers, *words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", "from shoal.cli import main; main()", "dead", *words]
+    environ = {**workers.environ, "COLUMNS": "240"}
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_dead_letters_are_grouped_shown_replayed_and_dropped(shoal: Shoal, workers: Workers) -> None:
+    workers.start()
+    texts = [f"charged twice {number} [[fault:bad_request:1*1]]" for number in range(3)]
+    jobs = [shoal.enqueue(Classify(text=text, labels=LABELS)) for text in texts]
+    for job in jobs:
+        with pytest.raises(JobFailed):
+            job.result(30)
+    listed = shoal_dead(workers, "list").stdout
+    assert "request_refused" in listed
+    assert listed.split("\n")[1].split()[0] == "3"
+    each = shoal_dead(workers, "list", "--cause", "request_refused").stdout
+    assert all(job.id in each for job in jobs)
+    assert json.loads(shoal_dead(workers, "show", jobs[0].id).stdout)["message"]["args"]["text"] == texts[0]
+    dry = shoal_dead(workers, "replay", "--cause", "request_refused", "--limit", "2", "--dry-run")
+    assert "would replay 2" in dry.stderr
+    done = shoal_dead(workers, "replay", jobs[0].id, jobs[1].id, "--set", "max_completion_tokens=2x")
+    assert done.returncode == 0, done.stderr
+    assert [job.result(30).label for job in jobs[:2]] == ["billing", "billing"]
+    assert shoal_dead(workers, "drop", "--all").stdout == "dropped 1\n"
+    assert "request_refused" not in shoal_dead(workers, "list").stdout
+    assert shoal_dead(workers, "show", jobs[2].id).stderr == f"error: no dead letter {jobs[2].id}\n"
+
+
+def test_what_to_replay_must_be_said(workers: Workers) -> None:
+    assert "say which" in shoal_dead(workers, "replay").stderr
+    assert "known are max_completion_tokens=2x" in shoal_dead(workers, "replay", "--all", "--set", "size=3").stderr
+
+
+def test_a_message_that_was_never_a_job_is_not_replayed(workers: Workers, client: "redis.Redis", shoal: Shoal) -> None:
+    workers.start()
+    client.lpush("shoal", "no json")
+    eventually(lambda: client.hlen("shoal:dead") == 1, what="its dead letter")
+    refused = shoal_dead(workers, "replay", "--all")
+    assert refused.returncode == 1
+    assert "cannot be read as a job; drop it" in refused.stderr
+
+
+def test_a_worker_that_froze_beyond_its_lease_changes_nothing_when_it_wakes(
+    workers: Workers, sandbox: Sandbox, shoal: Shoal, client: "redis.Redis"
+) -> None:
+    name = f"w0@{socket.gethostname()}"
+    short = {"lease_seconds": 1, "visibility_timeout_seconds": 2}
+    sandbox.scenario(latency_seconds=1.0)
+    frozen = workers.start(**short)
+    job = shoal.enqueue(Classify(text="charged twice", labels=LABELS))
+    eventually(lambda: sandbox.bill()["in_flight"] == 1, what="the call")
+    os.kill(frozen.pid, signal.SIGSTOP)
+    workers.start(**short)
+    job.result(30)
+    answer = client.get(result_record(job.id))
+    assert sandbox.bill()["billed_calls"] == 2
+    os.kill(frozen.pid, signal.SIGCONT)
+    with Celery(broker=workers.valkey, set_as_current=False) as app:
+        active = app.control.inspect([name]).active
+        eventually(lambda: (active() or {}).get(name) == [], what="the frozen worker's own end of it")
+    assert client.get(result_record(job.id)) == answer
+    eventually(lambda: client.hlen("unacked") == 0, what="all messages acknowledged")
+    second = shoal.enqueue(Classify(text="charged thrice", labels=LABELS))
+    assert second.result(30).label == "billing"
+    assert frozen.poll() is None

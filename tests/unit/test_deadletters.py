@@ -1,0 +1,36 @@
+"""What dead letters have in common, and how a job comes back to life."""
+
+import pytest
+
+from shoal import Classify, InvalidJob, ProducerSettings
+from shoal.client import message_of
+from shoal.deadletters import Changes, fingerprint, revived
+from shoal.jobs import DeadLetter
+
+MESSAGE = message_of(Classify(text="t", labels=("a", "b")), {}, ProducerSettings(), 1_000.0)
+
+
+def letter(reason: str = "no", cause: str = "misfit", **fields: object) -> DeadLetter:
+    tried = MESSAGE.model_copy(update={"attempt": 4, "snoozes": 2}).model_dump(mode="json")
+    whole = {"id": MESSAGE.id, "kind": "classify", "attempts": 4, "died_at": 2_000.0, "message": tried, **fields}
+    return DeadLetter.model_validate({"cause": cause, "reason": reason, **whole})
+
+
+def test_a_fingerprint_is_the_cause_and_the_reason_without_its_numbers() -> None:
+    assert fingerprint(letter("after 3 s")) == fingerprint(letter("after 17 s"))
+    assert fingerprint(letter("after 3 s")) != fingerprint(letter("after 3 min"))
+    assert fingerprint(letter()) != fingerprint(letter(cause="truncated"))
+
+
+def test_a_revived_job_starts_anew_under_its_own_id_and_key() -> None:
+    again = revived(letter(), Changes(cap_factor=2.0, model="m"), lifetime_seconds=50, now=3_000.0)
+    assert (again.id, again.key, again.fingerprint) == (MESSAGE.id, MESSAGE.key, MESSAGE.fingerprint)
+    assert (again.attempt, again.snoozes, again.cap_factor, again.model) == (1, 0, 2.0, "m")
+    assert (again.enqueued_at, again.expires_at) == (3_000.0, 3_050.0)
+    assert revived(letter(), Changes(expires_in_seconds=7), lifetime_seconds=50, now=0).expires_at == 7
+
+
+@pytest.mark.parametrize("message", [None, {"id": "x"}, {**MESSAGE.model_dump(mode="json"), "kind": "dance"}])
+def test_what_was_never_a_job_is_not_revived(message: object) -> None:
+    with pytest.raises(InvalidJob, match="drop it"):
+        revived(letter(message=message), Changes(), lifetime_seconds=50, now=0)
