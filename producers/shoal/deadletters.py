@@ -50,6 +50,7 @@ def revived(letter: DeadLetter, changes: Changes, *, lifetime_seconds: float, no
     renewed: dict[str, Any] = {
         "attempt": 1,
         "snoozes": 0,
+        "round": 0,
         "spent": Usage(),
         "enqueued_at": now,
         "expires_at": now + (changes.expires_in_seconds or lifetime_seconds),

@@ -302,6 +302,8 @@ class JobMessage(Wire):
     cap_factor: float = Field(default=1.0, gt=0, le=64)
     attempt: int = Field(default=1, ge=1)
     snoozes: int = Field(default=0, ge=0)
+    #: How often the model must have been asked anew: it counts failures, but not lost replies.
+    round: int = Field(default=0, ge=0)
     spent: Usage = Field(default_factory=Usage)
 
     def arguments(self) -> Args[Any]:

@@ -12,7 +12,7 @@ import redis
 from celery import Celery
 
 from conftest import Sandbox, Workers, eventually
-from shoal import Classify, JobFailed, Shoal
+from shoal import Classify, JobCancelled, JobFailed, Shoal
 from shoal.wire import result_record
 
 LABELS = ("billing", "bug")
@@ -45,6 +45,22 @@ def test_dead_letters_are_grouped_shown_replayed_and_dropped(shoal: Shoal, worke
     assert shoal_dead(workers, "drop", "--all").stdout == "dropped 1\n"
     assert "request_refused" not in shoal_dead(workers, "list").stdout
     assert shoal_dead(workers, "show", jobs[2].id).stderr == f"error: no dead letter {jobs[2].id}\n"
+
+
+def test_a_job_that_waits_for_its_next_try_can_be_cancelled(
+    workers: Workers, sandbox: Sandbox, shoal: Shoal, client: "redis.Redis"
+) -> None:
+    workers.start()
+    job = shoal.enqueue(Classify(text="charged twice [[fault:upstream_429:3*1]]", labels=LABELS))
+    eventually(lambda: job.status() == "retryable", what="its wait")
+    assert job.cancel()
+    with pytest.raises(JobCancelled):
+        job.result(5)
+    eventually(lambda: client.zcard("shoal:parked:shoal") + client.hlen("unacked") == 0, what="its message to be gone")
+    assert job.status() == "cancelled"
+    assert not job.cancel()
+    assert sandbox.bill()["requests"] == 1
+    assert client.hlen("shoal:dead") == 0
 
 
 def test_what_to_replay_must_be_said(workers: Workers) -> None:

@@ -27,6 +27,7 @@ class Asker:
     custom_id: str
     deadline_seconds: float
     cap_factor: float = 1.0
+    round: str = ""
     usage: Usage = field(default_factory=Usage)
     replies: list[ChatReply] = field(default_factory=list)
 
@@ -55,7 +56,7 @@ class Asker:
         return reply
 
     async def _complete(self, prompt: Prompt) -> ChatReply:
-        request = ChatRequest(prompt, self.model_name, self.custom_id, self.deadline_seconds)
+        request = ChatRequest(prompt, self.model_name, self.custom_id, self.deadline_seconds, self.round)
         try:
             reply = await self.model.complete(request)
         except WorkerError as error:

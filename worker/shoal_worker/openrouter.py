@@ -27,6 +27,8 @@ from shoal_worker.replies import HttpReply, Prices, read_object, read_reply
 
 _GENERATION_HEADER = "x-generation-id"
 _KEY_CHECK_SECONDS = 20.0
+#: How long the provider keeps an answer for the case that it got lost: longer than the longest wait for a retry.
+_REPLAY_SECONDS = 3_600
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ def chat_body(request: ChatRequest, gateway: Gateway) -> bytes:
     }
     if gateway.openrouter_fields:
         body["reasoning"] = {"effort": "none"}
-        body["metadata"] = {"custom_id": request.custom_id[:512]}
+        body["metadata"] = {"custom_id": request.custom_id[:512]} | ({"round": request.round} if request.round else {})
         if gateway.provider_only:
             body["provider"] = {"only": list(gateway.provider_only)}
     # Half a surrogate pair becomes its JSON escape, which is no reason to fail.
@@ -149,7 +151,8 @@ def _headers(gateway: Gateway) -> dict[str, str]:
     if gateway.openrouter_fields:
         named: Mapping[str, str] = {"http-referer": gateway.app_url, "x-openrouter-title": gateway.app_title}
         headers |= {name: value for name, value in named.items() if value}
-        headers |= {"x-openrouter-cache": "true"} if gateway.response_cache else {}
+        if gateway.response_cache:
+            headers |= {"x-openrouter-cache": "true", "x-openrouter-cache-ttl": str(_REPLAY_SECONDS)}
     return headers
 
 

@@ -23,12 +23,17 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A prompt addressed to a model. `custom_id` comes back in the provider's records; `deadline_seconds` is total."""
+    """A prompt addressed to a model. `custom_id` comes back in the provider's records; `deadline_seconds` is total.
+
+    Requests that are equal in all but the deadline are one question, which the provider may answer again for nothing;
+    another `round` makes it a new one.
+    """
 
     prompt: Prompt
     model: str
     custom_id: str
     deadline_seconds: float
+    round: str = ""
 
 
 @dataclass(frozen=True, slots=True)

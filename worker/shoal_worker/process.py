@@ -109,6 +109,7 @@ def gateway_of(settings: WorkerSettings) -> Gateway:
         app_url=settings.app_url,
         prices=Prices(settings.price_input_usd, settings.price_cached_usd, settings.price_output_usd),
         openrouter_fields=settings.openrouter_fields,
+        response_cache=settings.response_cache,
         cap_field="max_tokens" if settings.cap_field == "max_tokens" else "max_completion_tokens",
         max_connections=max(1_000, settings.concurrency * 2),
     )

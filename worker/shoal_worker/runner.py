@@ -34,6 +34,7 @@ from shoal_worker.errors import (
     Forged,
     InvalidMessage,
     LeaseHeld,
+    ReplyLost,
     TransientError,
     WorkerError,
     WorkerKilled,
@@ -118,7 +119,8 @@ class Runner:
         started = self.now()
         name = message.model or self.limits.model
         deadline_seconds, factor = self.limits.model_deadline_seconds, message.cap_factor
-        asker = Asker(self.model, name, message.id, deadline_seconds, factor, usage=message.spent)
+        question = f"{message.enqueued_at:.3f}/{message.round}"
+        asker = Asker(self.model, name, message.id, deadline_seconds, factor, question, usage=message.spent)
         try:
             refuse(message, deliveries, started, self.limits)
             async with asyncio.timeout(self.limits.job_time_limit_seconds):
@@ -140,7 +142,9 @@ class Runner:
         decision = decide(error, progress, self.policy, self.rng)
         match decision:
             case Retry(after_seconds):
-                again = {"attempt": message.attempt + 1, "snoozes": 0, "spent": spent}
+                # A lost reply is asked for with the same bytes; anything else came, and must not come again.
+                rounds = message.round + (not isinstance(error, ReplyLost))
+                again = {"attempt": message.attempt + 1, "snoozes": 0, "round": rounds, "spent": spent}
                 await self.store.park(message.id, message.model_copy(update=again), after_seconds, holder)
             case Snooze(after_seconds):
                 again = {"snoozes": message.snoozes + 1, "spent": spent}

@@ -23,6 +23,8 @@ class WorkerSettings(ProducerSettings):
     openrouter_fields: bool = True
     #: Which field bounds an answer's length: older gateways know only "max_tokens".
     cap_field: str = Field(default="max_completion_tokens", pattern=r"^(max_completion_tokens|max_tokens)$")
+    #: Have the provider keep answers for an hour, so that one that got lost on the way is not paid for again.
+    response_cache: bool = True
     model: str = Field(default="openai/gpt-5.4-nano", min_length=1)
     #: Prices in USD for a million tokens, for replies that do not name their cost.
     price_input_usd: float = Field(default=0.20, ge=0)
