@@ -90,7 +90,7 @@ def test_a_worker_that_froze_beyond_its_lease_changes_nothing_when_it_wakes(
     workers.start(**short)
     job.result(30)
     answer = client.get(result_record(job.id))
-    assert sandbox.bill()["billed_calls"] == 2
+    assert sandbox.bill()["requests"] == 2
     os.kill(frozen.pid, signal.SIGCONT)
     with Celery(broker=workers.valkey, set_as_current=False) as app:
         active = app.control.inspect([name]).active
