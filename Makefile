@@ -40,7 +40,7 @@ demo: $(if $(filter local,$(MODEL)),$(LOCAL),$(SERVE))  ## Four kinds on real te
 test: $(DEV)  ## The whole suite, with a real Valkey and real worker processes
 	$(BIN)/pytest
 
-chaos: $(DEV)  ## Minutes of faults: killed, frozen and cut, counted in one table
+chaos: $(DEV)  ## Minutes of faults: a thousand kills of a consumer, and of a whole worker
 	$(BIN)/pytest -m chaos -s
 
 lint: $(DEV)  ## Format, lint, types, and who may know what

@@ -13,11 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from shoal.client import AsyncShoal
-from shoal.deadletters import Changes
-from shoal.errors import InvalidJob, QueueUnavailable
+from shoal.deadletters import Changes, revived
+from shoal.errors import InvalidJob, QueueUnavailable, UnknownJob
 from shoal.jobs import DeadLetter
 
 T = TypeVar("T")
+#: The contract takes no more.
+MAX_CAP_FACTOR = 64
 
 
 def _run(verb: Coroutine[Any, Any, T]) -> T:
@@ -100,10 +102,13 @@ def replay(
             refused = 0
             for job_id in ids:
                 try:
-                    if not dry_run:
-                        await shoal.replay(await shoal.dead.letter(job_id), changes)
+                    letter = await shoal.dead.letter(job_id)
+                    if dry_run:
+                        revived(letter, changes, lifetime_seconds=1, now=0)
+                    else:
+                        await shoal.replay(letter, changes)
                     click.echo(job_id)
-                except InvalidJob as error:
+                except (InvalidJob, UnknownJob) as error:
                     refused += 1
                     click.echo(f"error: {error}", err=True)
             return len(ids) - refused, refused
@@ -145,8 +150,9 @@ def changes_of(settings: tuple[str, ...]) -> Changes:
     expires_in_seconds: float | None = None
     for setting in settings:
         name, _, value = setting.partition("=")
-        if name == "max_completion_tokens" and (times := re.fullmatch(r"(\d+(?:\.\d+)?)x", value)):
-            cap_factor = float(times[1])
+        times = float(value[:-1]) if re.fullmatch(r"\d+(\.\d+)?x", value) else 0.0
+        if name == "max_completion_tokens" and 0 < times <= MAX_CAP_FACTOR:
+            cap_factor = times
         elif name == "model" and value:
             model = value
         elif name == "expires_in_seconds" and re.fullmatch(r"[1-9]\d*", value):

@@ -72,6 +72,7 @@ def test_a_message_that_was_never_a_job_is_not_replayed(workers: Workers, client
     workers.start()
     client.lpush("shoal", "no json")
     eventually(lambda: client.hlen("shoal:dead") == 1, what="its dead letter")
+    assert "would replay 0, refused 1" in shoal_dead(workers, "replay", "--all", "--dry-run").stderr
     refused = shoal_dead(workers, "replay", "--all")
     assert refused.returncode == 1
     assert "cannot be read as a job; drop it" in refused.stderr

@@ -6,6 +6,7 @@ from base64 import b64encode
 
 import pytest
 import redis
+from celery import Celery
 from pydantic import SecretStr
 
 from conftest import Sandbox, Workers, eventually
@@ -31,6 +32,15 @@ def test_with_signing_on_only_signed_messages_run(
             client.delete(f"shoal:job:{forged.id}")
     assert {letter["cause"] for letter in dead(client)} == {"forged"}
     assert sandbox.bill()["requests"] == 0
+    with Shoal(ProducerSettings(redis_url=url, signing_keys=SecretStr("new"))) as known:
+        sandbox.scenario(latency_seconds=1.0)
+        job = known.enqueue(Classify(text="charged twice", labels=("billing", "bug")))
+        # An unknown task under the id of a real job must not end that job.
+        with Celery(broker=valkey, set_as_current=False) as app:
+            app.send_task("shoal.dance", task_id=job.id, queue="shoal", ignore_result=True)
+        eventually(lambda: len(dead(client)) == 3, what="the dead letter")
+        assert job.result(30).label == "billing"
+        sandbox.scenario(latency_seconds=0.02)
     with Shoal(ProducerSettings(redis_url=url, signing_keys=SecretStr("old"))) as known:
         outcome = known.enqueue(JOB).outcome(60)
     assert (outcome.result.label, outcome.attempts) == ("billing", 2)

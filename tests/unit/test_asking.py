@@ -56,6 +56,12 @@ def test_a_misfit_is_asked_again_with_the_fault_named_and_the_prefix_kept() -> N
     assert asker.usage.cost_usd == 1.0
 
 
+def test_a_job_that_was_given_more_room_asks_for_it() -> None:
+    model = Script('{"label": "a"}')
+    asyncio.run(Asker(model, "m", "job-1", 5.0, cap_factor=2.0)(PROMPT, parse))
+    assert model.asked[0].prompt.max_completion_tokens == 200
+
+
 def test_three_misfits_are_the_end() -> None:
     asker, error = ask(Script("{}", "no json", "{}"))
     assert isinstance(error, Misfit)

@@ -1,9 +1,11 @@
 """What dead letters have in common, and how a job comes back to life."""
 
+import click
 import pytest
 
 from shoal import Classify, InvalidJob, ProducerSettings
 from shoal.client import message_of
+from shoal.dead_cli import changes_of
 from shoal.deadletters import Changes, fingerprint, revived
 from shoal.jobs import DeadLetter
 
@@ -34,3 +36,11 @@ def test_a_revived_job_starts_anew_under_its_own_id_and_key() -> None:
 def test_what_was_never_a_job_is_not_revived(message: object) -> None:
     with pytest.raises(InvalidJob, match="drop it"):
         revived(letter(message=message), Changes(), lifetime_seconds=50, now=0)
+
+
+def test_what_is_set_for_a_replay_is_read_or_refused() -> None:
+    said = changes_of(("max_completion_tokens=2.5x", "model=m", "expires_in_seconds=60"))
+    assert said == Changes(2.5, "m", 60.0)
+    for wrong in ("max_completion_tokens=0x", "max_completion_tokens=65x", "max_completion_tokens=9", "model="):
+        with pytest.raises(click.BadParameter, match="known are"):
+            changes_of((wrong,))

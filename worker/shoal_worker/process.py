@@ -16,10 +16,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shoal.signing import Signer
-from shoal_worker.errors import InvalidMessage
 from shoal_worker.openrouter import Gateway, OpenRouter
 from shoal_worker.replies import Prices
-from shoal_worker.retry import Discard
 from shoal_worker.runner import Limits, Runner, runner_for
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.stores.redis import RedisStore
@@ -62,7 +60,7 @@ class Process:
 
     async def bury(self, job_id: str, reason: str, raw: str) -> None:
         """A dead letter for a message that Celery cannot make a task of."""
-        await self.runner.bury_raw(job_id, Discard(InvalidMessage.cause, reason), raw)
+        await self.runner.bury_unreadable(job_id, reason, raw)
         log.warning("unreadable_message", dead_letter=job_id, reason=reason)
 
     async def aclose(self) -> None:

@@ -164,7 +164,7 @@ class Runner:
         """Under an id of its own: whoever forges a message must not end the job that it names."""
         text = json.dumps(raw)
         decision = Discard(Forged.cause, "no known key has signed the message")
-        await self.bury_raw(f"forged-{hashlib.sha256(text.encode()).hexdigest()[:32]}", decision, text)
+        await self._bury_raw(forged_id(text), decision, text)
         log.warning("forged_message", bytes=len(text))
         return decision
 
@@ -183,8 +183,12 @@ class Runner:
         failure = JobExpired if why.cause == Expired.cause else JobFailed
         await self.store.bury(letter, failure(why.reason, job_id, why.cause, attempts), holder)
 
-    async def bury_raw(self, job_id: str, why: Discard, raw: str) -> None:
-        """A dead letter for what is not even a message of ours."""
+    async def bury_unreadable(self, job_id: str, reason: str, raw: str) -> None:
+        """A dead letter for what is not even a task. Where signing is on it may name no job."""
+        chosen = forged_id(raw) if self.signer else job_id
+        await self._bury_raw(chosen, Discard(InvalidMessage.cause, reason), raw)
+
+    async def _bury_raw(self, job_id: str, why: Discard, raw: str) -> None:
         letter = DeadLetter(
             id=job_id, kind="unknown", cause=why.cause, reason=why.reason, attempts=0, died_at=self.now(), raw=raw
         )
@@ -193,6 +197,11 @@ class Runner:
     async def cancelled(self, job_id: str) -> None:
         """Celery's remote control ended the job: whoever waits for it is told."""
         await self.store.cancel(JobCancelled("revoked", job_id, "cancelled"), self.now())
+
+
+def forged_id(text: str) -> str:
+    """An id that no job has."""
+    return f"forged-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:32]}"
 
 
 def read(raw: Any) -> tuple[JobMessage, Any]:

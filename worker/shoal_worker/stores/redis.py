@@ -15,6 +15,7 @@ from redis.exceptions import ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shoal import records, wire
+from shoal.deadletters import DeadLetters
 from shoal.errors import JobCancelled, JobFailed
 from shoal.jobs import DeadLetter, JobMessage, Outcome, Status
 from shoal.scripts import Scripts
@@ -74,12 +75,11 @@ class RedisStore:
 
     async def forget_dead(self, died_before: float) -> int:
         """Drop dead letters that are too old, some hundreds at a time; how many."""
-        ids = await self._client.zrange(wire.DEAD_TIMES, "-inf", f"({died_before}", byscore=True, offset=0, num=500)
+        ids: Any = await self._client.zrange(
+            wire.DEAD_TIMES, "-inf", f"({died_before}", byscore=True, offset=0, num=500
+        )
         if ids:
-            pipeline = self._client.pipeline()
-            pipeline.hdel(wire.DEAD, *ids)
-            pipeline.zrem(wire.DEAD_TIMES, *ids)
-            await pipeline.execute()
+            await DeadLetters(self._client).drop(ids)
         return len(ids)
 
     async def undecodable(self, most: int) -> list[bytes]:

@@ -18,9 +18,5 @@ redis.call('EXPIRE', KEYS[1], ARGV[3])
 if ARGV[7] ~= '' then
   redis.call('HSET', KEYS[3], ARGV[6], ARGV[7])
   redis.call('ZADD', KEYS[4], ARGV[8], ARGV[6])
-else
-  -- A job that died once and was enqueued again is dead no longer.
-  redis.call('HDEL', KEYS[3], ARGV[6])
-  redis.call('ZREM', KEYS[4], ARGV[6])
 end
 return 1
