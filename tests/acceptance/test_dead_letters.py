@@ -82,7 +82,7 @@ def test_a_worker_that_froze_beyond_its_lease_changes_nothing_when_it_wakes(
     workers: Workers, sandbox: Sandbox, shoal: Shoal, client: "redis.Redis"
 ) -> None:
     name = f"w0@{socket.gethostname()}"
-    short = {"lease_seconds": 1, "visibility_timeout_seconds": 2}
+    short = {"lease_seconds": 3, "visibility_timeout_seconds": 4}
     sandbox.scenario(latency_seconds=1.0)
     frozen = workers.start(**short)
     job = shoal.enqueue(Classify(text="charged twice", labels=LABELS))
