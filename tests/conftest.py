@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+import psycopg
 import pytest
 import redis
 from pydantic import SecretStr
 from pydantic_core import from_json, to_json
 
+from postgres_server import Postgres, postgres_server
 from shoal import ProducerSettings, Shoal
 from shoal_worker import services
+from shoal_worker.stores.migrations import migrate
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +68,33 @@ def valkey(valkey_server: str) -> str:
 def client(valkey: str) -> Iterator["redis.Redis"]:
     with redis.Redis.from_url(valkey) as connection:
         yield connection
+
+
+@pytest.fixture(scope="session")
+def postgres_process() -> Iterator[Postgres]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(request: pytest.FixtureRequest) -> str:
+    """The URL of a Postgres whose tables are ours and empty."""
+    url: str = os.environ.get("SHOAL_TEST_POSTGRES_URL") or request.getfixturevalue("postgres_process").url
+    migrate(SecretStr(url))
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("TRUNCATE shoal.jobs, shoal.endings, shoal.dead_letters")
+    return url
+
+
+@pytest.fixture
+def results(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Settings that say where results are: Redis, or by `parametrize("results", ["postgres"], indirect=True)`."""
+    if getattr(request, "param", "redis") == "redis":
+        return {}
+    return {"result_url": request.getfixturevalue("postgres")}
+
+
+both_stores = pytest.mark.parametrize("results", ["redis", "postgres"], indirect=True)
 
 
 @dataclass
@@ -135,12 +165,13 @@ class Workers:
 
 
 @pytest.fixture
-def workers(valkey: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[Workers]:
+def workers(valkey: str, sandbox: Sandbox, tmp_path: Path, results: dict[str, str]) -> Iterator[Workers]:
     environ = {
         **{name: value for name, value in os.environ.items() if not name.startswith("SHOAL_")},
         "SHOAL_REDIS_URL": valkey,
         "SHOAL_OPENROUTER_BASE_URL": sandbox.base_url,
         "SHOAL_OPENROUTER_API_KEY": "test-key",
+        **{f"SHOAL_{name.upper()}": value for name, value in results.items()},
     }
     started = Workers(environ, tmp_path, [], valkey)
     yield started
@@ -150,6 +181,6 @@ def workers(valkey: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[Workers]:
 
 
 @pytest.fixture
-def shoal(valkey: str) -> Iterator[Shoal]:
-    with Shoal(ProducerSettings(redis_url=SecretStr(valkey))) as producer:
+def shoal(valkey: str, results: dict[str, str]) -> Iterator[Shoal]:
+    with Shoal(ProducerSettings.load(redis_url=valkey, **results)) as producer:
         yield producer

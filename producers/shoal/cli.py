@@ -19,7 +19,7 @@ from shoal.dead_cli import dead
 from shoal.errors import InvalidJob, JobFailed, ShoalError
 from shoal.jobs import KINDS, Args, Outcome
 
-WORKER_COMMANDS = ("up", "worker", "sandbox")
+WORKER_COMMANDS = ("up", "worker", "sandbox", "migrate", "recover")
 
 
 class Commands(click.Group):

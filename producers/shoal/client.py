@@ -13,27 +13,29 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from itertools import islice
 from typing import Any, Generic, Self, TypedDict, TypeVar, Unpack
 
+from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import RedisError
 
-from shoal import keys, records, wire
+from shoal import keys, records
 from shoal.control import revoke
-from shoal.deadletters import Changes, DeadLetters, revived
+from shoal.deadletters import Changes, revived
 from shoal.errors import (
     IdempotencyConflict,
     InvalidJob,
     JobCancelled,
     JobFailed,
-    QueueUnavailable,
     ResultTimeout,
+    SettingsError,
     UnknownJob,
 )
 from shoal.jobs import Args, DeadLetter, JobMessage, Outcome, R, Status
+from shoal.ports import Claimed, DeadLetters, JobBook
+from shoal.publisher import RedisPublisher
+from shoal.redis_jobs import RedisJobs
 from shoal.results import ResultWatcher
-from shoal.scripts import Scripts
-from shoal.settings import ProducerSettings
+from shoal.settings import POSTGRES_SCHEMES, ProducerSettings
 from shoal.signing import Signer
 
 T = TypeVar("T")
@@ -61,8 +63,8 @@ def message_of(args: Args[Any], options: Options, settings: ProducerSettings, no
     fresh = options.get("fresh", False)
     if fresh and own_key is not None:
         raise InvalidJob("fresh=True and idempotency_key exclude each other: leave one out")
-    if own_key is not None and not 1 <= len(own_key) <= 200:
-        raise InvalidJob("idempotency_key must have 1 to 200 characters")
+    if own_key is not None and (not 1 <= len(own_key) <= 200 or "\0" in own_key):
+        raise InvalidJob("idempotency_key must have 1 to 200 characters, NUL not among them")
     life_seconds = options.get("expires_in_seconds", settings.job_lifetime_seconds)
     if life_seconds <= 0:
         raise InvalidJob("expires_in_seconds must be more than 0")
@@ -86,20 +88,9 @@ class AsyncShoal:
 
     def __init__(self, settings: ProducerSettings | None = None) -> None:
         self.settings = settings or ProducerSettings.load()
-        self._client: Redis = Redis.from_url(
-            self.settings.redis_url.get_secret_value(),
-            socket_timeout=30,
-            socket_connect_timeout=5,
-            socket_keepalive=True,
-            health_check_interval=25,
-            retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), 3),
-            max_connections=64,
-        )
-        names = ("enqueue", "cancel")
-        self._scripts = Scripts(self._client, {name: wire.script("shoal", name) for name in names})
-        self._watcher = ResultWatcher(self._client)
-        self._signer = Signer.of(self.settings.signing_keys)
-        self.dead = DeadLetters(self._client)
+        self._book = job_book(self.settings)
+        self._watcher = ResultWatcher(self._book)
+        self.dead: DeadLetters = self._book.dead
 
     async def __aenter__(self) -> Self:
         return self
@@ -109,7 +100,7 @@ class AsyncShoal:
 
     async def aclose(self) -> None:
         await self._watcher.aclose()
-        await self._client.aclose()
+        await self._book.aclose()
 
     async def enqueue(self, args: Args[R], **options: Unpack[Options]) -> "AsyncJob[R]":
         """Queue a job, or join the one that does the same work already.
@@ -118,33 +109,24 @@ class AsyncShoal:
         """
         message = message_of(args, options, self.settings, time.time())
         became = await self._enqueue(message)
-        if became == "conflict":
+        if became == Claimed.CONFLICT:
             raise IdempotencyConflict(
                 "this idempotency key was used before with other arguments: use a new key, or the same arguments"
             )
-        return AsyncJob(message.id, self, joined=became == "joined")
+        return AsyncJob(message.id, self, joined=became == Claimed.JOINED)
 
-    async def _enqueue(self, message: JobMessage) -> str:
+    async def _enqueue(self, message: JobMessage) -> Claimed:
         kept_seconds = int(message.expires_at - message.enqueued_at) + self.settings.result_ttl_seconds
-        try:
-            became, _ = await self._scripts.call(
-                "enqueue",
-                [*records_of(message.id), wire.QUEUE, wire.DEAD, wire.DEAD_TIMES],
-                [message.fingerprint, wire.message(message, self._signer), kept_seconds, message.id],
-            )
-        except (RedisError, OSError) as error:
-            raise QueueUnavailable(f"the queue did not take the job: {type(error).__name__}") from error
-        word: str = became.decode()
-        return word
+        return await self._book.enqueue(message, kept_seconds)
 
     async def replay(self, letter: DeadLetter, changes: Changes) -> "AsyncJob[Any]":
         """Run a dead job again, under its own id. Raises `InvalidJob` for what was never a job, `QueueUnavailable`."""
         lifetime_seconds = self.settings.job_lifetime_seconds
         message = revived(letter, changes, lifetime_seconds=lifetime_seconds, now=time.time())
         became = await self._enqueue(message)
-        if became == "conflict":
+        if became == Claimed.CONFLICT:
             raise InvalidJob(f"{letter.id} cannot be replayed: its key is used for other work now; drop it")
-        return AsyncJob(message.id, self, joined=became == "joined")
+        return AsyncJob(message.id, self, joined=became == Claimed.JOINED)
 
     def job(self, job_id: str) -> "AsyncJob[Any]":
         """The handle of a job known by its id."""
@@ -163,30 +145,19 @@ class AsyncShoal:
 
     async def status(self, job_id: str) -> Status:
         """Where the job stands. Raises `UnknownJob`, `QueueUnavailable`."""
-        try:
-            status: Any = await self._client.hget(wire.job_record(job_id), "status")
-        except (RedisError, OSError) as error:
-            raise QueueUnavailable(f"the queue did not answer: {type(error).__name__}") from error
+        status = await self._book.status(job_id)
         if status is None:
             raise UnknownJob(f"no job {job_id}, or its record has expired")
-        return Status(status.decode())
+        return status
 
     async def cancel(self, job_id: str) -> bool:
         """Cancel a job that has no answer yet; False if it was over already. Raises `UnknownJob`."""
-        now = time.time()
-        record = records.failed(JobCancelled("cancelled by a producer", job_id, "cancelled"), now)
-        name = wire.result_record(job_id)
-        try:
-            reply = await self._scripts.call(
-                "cancel", [wire.job_record(job_id), name], [record, self.settings.result_ttl_seconds, name]
-            )
-        except (RedisError, OSError) as error:
-            raise QueueUnavailable(f"the queue did not answer: {type(error).__name__}") from error
-        before = reply.decode()
-        if before == "unknown":
+        record = records.failed(JobCancelled("cancelled by a producer", job_id, "cancelled"), time.time())
+        before = await self._book.cancel(job_id, record, self.settings.result_ttl_seconds)
+        if before is None:
             raise UnknownJob(f"no job {job_id}, or its record has expired")
         if before == Status.RUNNING:
-            await asyncio.to_thread(revoke, self.settings.redis_url, job_id)
+            await asyncio.to_thread(revoke, self.settings.queue, job_id)
         return before not in {Status.COMPLETED, Status.DISCARDED, Status.CANCELLED}
 
     async def map(
@@ -215,8 +186,30 @@ class AsyncShoal:
                     _tell(answer, on_failure)
 
 
-def records_of(job_id: str) -> tuple[str, str]:
-    return wire.job_record(job_id), wire.result_record(job_id)
+def job_book(settings: ProducerSettings) -> JobBook:
+    """Where the settings keep jobs: beside the queue, or in Postgres."""
+    queue = redis_client(settings.queue)
+    signer = Signer.of(settings.signing_keys)
+    if not settings.results.get_secret_value().startswith(POSTGRES_SCHEMES):
+        return RedisJobs(queue, signer)
+    try:
+        from shoal.postgres import Database
+        from shoal.postgres_jobs import PostgresJobs
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"SHOAL_RESULT_URL needs {error.name}: pip install 'shoal[postgres]'") from None
+    return PostgresJobs(Database(settings.results), RedisPublisher(queue, signer))
+
+
+def redis_client(url: SecretStr) -> Redis:
+    return Redis.from_url(
+        url.get_secret_value(),
+        socket_timeout=30,
+        socket_connect_timeout=5,
+        socket_keepalive=True,
+        health_check_interval=25,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), 3),
+        max_connections=64,
+    )
 
 
 def _tell(error: JobFailed, on_failure: Callable[[JobFailed], None] | None) -> None:

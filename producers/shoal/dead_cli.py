@@ -3,30 +3,20 @@
 import asyncio
 import re
 import time
-from collections.abc import Coroutine
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import click
-from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
 
 from shoal.client import AsyncShoal
 from shoal.deadletters import Changes, revived
-from shoal.errors import InvalidJob, QueueUnavailable, UnknownJob
+from shoal.errors import InvalidJob, UnknownJob
 from shoal.jobs import DeadLetter
 
-T = TypeVar("T")
 #: The contract takes no more.
 MAX_CAP_FACTOR = 64
-
-
-def _run(verb: Coroutine[Any, Any, T]) -> T:
-    try:
-        return asyncio.run(verb)
-    except (RedisError, OSError) as error:
-        raise QueueUnavailable(f"the queue did not answer: {type(error).__name__}") from error
 
 
 @click.group()
@@ -39,7 +29,7 @@ def dead() -> None:
 @click.option("--limit", default=50, show_default=True)
 def list_letters(cause: str | None, limit: int) -> None:
     """How many died of what; with --cause, each of them."""
-    table = _run(_groups(limit) if cause is None else _letters(cause, limit))
+    table = asyncio.run(_groups(limit) if cause is None else _letters(cause, limit))
     Console().print(table)
 
 
@@ -80,7 +70,7 @@ def show(job_id: str) -> None:
         async with AsyncShoal() as shoal:
             return await shoal.dead.letter(job_id)
 
-    click.echo(_run(letter()).model_dump_json(indent=2))
+    click.echo(asyncio.run(letter()).model_dump_json(indent=2))
 
 
 @dead.command()
@@ -113,7 +103,7 @@ def replay(
                     click.echo(f"error: {error}", err=True)
             return len(ids) - refused, refused
 
-    replayed, refused = _run(again())
+    replayed, refused = asyncio.run(again())
     click.echo(f"{'would replay' if dry_run else 'replayed'} {replayed}, refused {refused}", err=True)
     raise SystemExit(1 if refused else 0)
 
@@ -132,7 +122,7 @@ def drop(job_ids: tuple[str, ...], limit: int | None, *, dry_run: bool, **which:
             ids = await _chosen(shoal, job_ids, which, limit)
             return len(ids) if dry_run else await shoal.dead.drop(ids)
 
-    click.echo(f"{'would drop' if dry_run else 'dropped'} {_run(gone())}")
+    click.echo(f"{'would drop' if dry_run else 'dropped'} {asyncio.run(gone())}")
 
 
 async def _chosen(shoal: AsyncShoal, job_ids: tuple[str, ...], which: dict[str, Any], limit: int | None) -> list[str]:

@@ -281,6 +281,10 @@ class Usage(Wire):
         return Usage(**{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields})
 
 
+#: No store holds a NUL in a name.
+_STORABLE = r"^[^\x00]+$"
+
+
 class JobMessage(Wire):
     """What travels through the queue.
 
@@ -289,9 +293,9 @@ class JobMessage(Wire):
     """
 
     version: int = Field(default=CONTRACT_VERSION, ge=1)
-    id: str = Field(min_length=1, max_length=100)
-    key: str = Field(min_length=1, max_length=600)
-    fingerprint: str = Field(min_length=1, max_length=100)
+    id: str = Field(min_length=1, max_length=100, pattern=_STORABLE)
+    key: str = Field(min_length=1, max_length=600, pattern=_STORABLE)
+    fingerprint: str = Field(min_length=1, max_length=100, pattern=_STORABLE)
     kind: str
     args: dict[str, Any]
     model: str | None = None

@@ -8,26 +8,23 @@ seconds and not the job.
 import asyncio
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
-
-from shoal import records, wire
-from shoal.errors import JobFailed, ShoalError
+from shoal import records
+from shoal.errors import JobFailed, QueueUnavailable, ShoalError
 from shoal.jobs import Outcome
+from shoal.ports import JobBook
 
 Answer = Outcome[Any] | JobFailed
 
 #: Announcements are lost only with their connection; then this is the delay.
 LOOK_AGAIN_SECONDS = 2.0
-IDS_PER_LOOK = 200
 
 
 class ResultWatcher:
     """Futures of answers, by job id."""
 
-    def __init__(self, client: "Redis") -> None:
-        self._client = client
-        self._pubsub = client.pubsub(ignore_subscribe_messages=True)
+    def __init__(self, book: JobBook) -> None:
+        self._book = book
+        self._announcements = book.announcements()
         self._waiting: dict[str, asyncio.Future[Answer]] = {}
         self._fresh: list[str] = []
         self._settled: list[str] = []
@@ -52,7 +49,7 @@ class ResultWatcher:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for future in self._waiting.values():
             future.cancel()
-        await self._pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        await self._announcements.aclose()
 
     async def _look(self) -> None:
         """Subscribe to new ids and look whether they, or on a timer all ids, are answered."""
@@ -65,34 +62,35 @@ class ResultWatcher:
             ids, self._fresh = self._fresh, []
             try:
                 await self._follow(ids)
-            except (RedisError, OSError):
+            except QueueUnavailable:
                 self._fresh += ids
                 await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     async def _follow(self, ids: list[str]) -> None:
         settled, self._settled = self._settled, []
         if ids:
-            await self._pubsub.subscribe(*map(wire.result_record, ids))
+            await self._announcements.follow(ids)
             self._subscribed.set()
         if settled:
-            await self._pubsub.unsubscribe(*map(wire.result_record, settled))
-        for start in range(0, len(ids), IDS_PER_LOOK):
-            some = ids[start : start + IDS_PER_LOOK]
-            found = await self._client.mget([wire.result_record(job_id) for job_id in some])
-            for job_id, record in zip(some, found, strict=True):
-                if record is not None:
-                    self._settle(job_id, record)
+            await self._announcements.unfollow(settled)
+        await self._read(ids)
+
+    async def _read(self, ids: list[str]) -> None:
+        for job_id, record in zip(ids, await self._book.records(ids), strict=True):
+            if record is not None:
+                self._settle(job_id, record)
 
     async def _listen(self) -> None:
         await self._subscribed.wait()
         while True:
             try:
-                said = await self._pubsub.get_message(timeout=LOOK_AGAIN_SECONDS)
-            except (RedisError, OSError):
+                heard = await self._announcements.heard()
+                for job_id, record in heard:
+                    if record is not None:
+                        self._settle(job_id, record)
+                await self._read([job_id for job_id, record in heard if record is None])
+            except QueueUnavailable:
                 await asyncio.sleep(LOOK_AGAIN_SECONDS)
-                continue
-            if said is not None:
-                self._settle(said["channel"].decode().removeprefix(wire.RESULT_PREFIX), said["data"])
 
     def _settle(self, job_id: str, record: Any) -> None:
         future = self._waiting.pop(job_id, None)

@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from shoal.errors import SettingsError
 
 PREFIX = "SHOAL_"
+POSTGRES_SCHEMES = ("postgresql://", "postgres://")
 S = TypeVar("S", bound="ProducerSettings")
 
 
@@ -16,8 +17,12 @@ class ProducerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
 
-    #: The queue, and the results unless told otherwise. May hold a password, hence secret.
+    #: The queue and the results, unless told otherwise. May hold a password, hence secret.
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    #: Where jobs wait, where that is not `redis_url`.
+    queue_url: SecretStr | None = None
+    #: Where jobs, results, leases and dead letters are kept, where that is not `redis_url`.
+    result_url: SecretStr | None = None
     #: Answers are kept this long after they came.
     result_ttl_seconds: int = Field(default=86_400, ge=60)
     #: A job without an answer is given up after this long.
@@ -28,14 +33,31 @@ class ProducerSettings(BaseSettings):
     #: Keys that sign messages, separated by commas: the first signs, all are accepted. Unset: nothing is signed.
     signing_keys: SecretStr | None = None
 
-    schemes: ClassVar[tuple[str, ...]] = ("redis://", "rediss://")
+    queue_schemes: ClassVar[tuple[str, ...]] = ("redis://", "rediss://")
 
-    @field_validator("redis_url")
+    @field_validator("redis_url", "queue_url")
     @classmethod
-    def _is_a_redis_url(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith(cls.schemes):
+    def _is_a_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and not value.get_secret_value().startswith(cls.queue_schemes):
             raise ValueError("must be a Redis URL such as redis://127.0.0.1:6379/0")
         return value
+
+    @field_validator("result_url")
+    @classmethod
+    def _is_a_result_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and not value.get_secret_value().startswith(POSTGRES_SCHEMES):
+            raise ValueError("must be a Postgres URL such as postgresql://user:password@127.0.0.1/shoal, or unset")
+        return value
+
+    @property
+    def queue(self) -> SecretStr:
+        """Where jobs wait."""
+        return self.queue_url or self.redis_url
+
+    @property
+    def results(self) -> SecretStr:
+        """Where jobs and their endings are kept."""
+        return self.result_url or self.redis_url
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:

@@ -28,7 +28,7 @@ def broker_url(redis_url: str) -> str:
 def make_app(settings: WorkerSettings) -> Celery:
     """Celery's app, for a worker."""
     transport.register()
-    url = settings.redis_url.get_secret_value()
+    url = settings.queue.get_secret_value()
     app = Celery("shoal", set_as_current=True)
     app.conf.update(
         broker_url=broker_url(url),

@@ -1,7 +1,15 @@
 """The worker's part of the `shoal` command."""
 
-import click
+import asyncio
 
+import click
+import psycopg
+
+from shoal.errors import QueueUnavailable, SettingsError
+from shoal.postgres_jobs import QUEUE_ERRORS
+from shoal.settings import POSTGRES_SCHEMES, ProducerSettings
+from shoal_worker.process import outbox_of
+from shoal_worker.stores import migrations
 from shoal_worker.up import up
 
 
@@ -23,4 +31,47 @@ def sandbox(options: tuple[str, ...]) -> None:
     main(list(options), prog_name="shoal sandbox")
 
 
-COMMANDS = {"up": up, "worker": worker, "sandbox": sandbox}
+def _postgres_settings() -> ProducerSettings:
+    settings = ProducerSettings.load()
+    if not settings.results.get_secret_value().startswith(POSTGRES_SCHEMES):
+        raise SettingsError("set SHOAL_RESULT_URL to a Postgres: results in Redis need no tables and have no outbox")
+    return settings
+
+
+@click.command()
+def migrate() -> None:
+    """Make or update the tables in Postgres. Safe to run again, and from several places at once."""
+    settings = _postgres_settings()
+    try:
+        applied = migrations.migrate(settings.results)
+    except psycopg.Error as error:
+        raise QueueUnavailable(f"the database refused: {type(error).__name__}: {error}") from None
+    click.echo("\n".join(f"applied {name}" for name in applied) or "nothing to do")
+
+
+@click.command()
+@click.option("--older-than-seconds", default=0.0, help="Leave alone what was enqueued later than that.")
+def recover(older_than_seconds: float) -> None:
+    """Queue again what Postgres accepted and nobody answered: for a queue that has lost its messages.
+
+    What is still in the queue is queued twice then, and runs once.
+    """
+    settings = _postgres_settings()
+
+    async def again() -> int:
+        outbox = outbox_of(settings)
+        try:
+            count = await outbox.recover(older_than_seconds)
+            while await outbox.publish_due():
+                pass
+        finally:
+            await outbox.aclose()
+        return count
+
+    try:
+        click.echo(f"queued {asyncio.run(again())} jobs again")
+    except QUEUE_ERRORS as error:
+        raise QueueUnavailable(f"the queue did not answer, workers will publish them: {type(error).__name__}") from None
+
+
+COMMANDS = {"up": up, "worker": worker, "sandbox": sandbox, "migrate": migrate, "recover": recover}

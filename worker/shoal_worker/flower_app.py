@@ -5,6 +5,6 @@ from celery import Celery
 from shoal import wire
 from shoal_worker.settings import WorkerSettings
 
-_url = WorkerSettings.load().redis_url.get_secret_value()
+_url = WorkerSettings.load().queue.get_secret_value()
 app = Celery("shoal", broker=_url, backend="disabled://")
 app.conf.update(task_default_queue=wire.QUEUE, accept_content=["json"])

@@ -10,20 +10,31 @@ import socket
 import time
 import uuid
 from random import Random
+from typing import Any
 
 import structlog
+from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from shoal import wire
+from shoal.postgres import Database
+from shoal.postgres_jobs import DUE_AT_ONCE, PostgresJobs
+from shoal.publisher import RedisPublisher
+from shoal.settings import POSTGRES_SCHEMES, ProducerSettings
 from shoal.signing import Signer
 from shoal_worker.openrouter import Gateway, OpenRouter
+from shoal_worker.ports import JobStore
 from shoal_worker.replies import Prices
 from shoal_worker.runner import Limits, Runner, runner_for
 from shoal_worker.settings import WorkerSettings
+from shoal_worker.stores.postgres import PostgresStore
 from shoal_worker.stores.redis import RedisStore
 
 UNDECODABLE_AT_ONCE = 100
 UPKEEP_SECONDS = 1.0
+OUTBOX_SECONDS = 0.2
+PAUSE_SECONDS = 0.05
 RETENTION_SECONDS = 60.0
 
 log = structlog.get_logger()
@@ -33,30 +44,27 @@ class Process:
     """The runner of this process and its upkeep: leases renewed, unreadable items buried."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        client: Redis = Redis.from_url(
-            settings.redis_url.get_secret_value(),
-            socket_timeout=10,
-            socket_connect_timeout=5,
-            socket_keepalive=True,
-            health_check_interval=25,
-            max_connections=64,
-        )
         signer = Signer.of(settings.signing_keys)
-        self.store = RedisStore(
-            client,
-            lease_seconds=settings.lease_seconds,
-            keep_seconds=settings.result_ttl_seconds,
-            rng=Random(),
-            signer=signer,
-        )
+        self._queue = redis_client(settings.queue)
+        self._outbox: PostgresJobs | None = None
+        self.store = self._store(settings, signer)
         self.model = OpenRouter(gateway_of(settings))
         limits = Limits(settings.model, settings.model_deadline_seconds, settings.job_time_limit_seconds)
         name = f"{os.getpid()}@{socket.gethostname()}/{uuid.uuid4().hex[:8]}"
         self.runner: Runner = runner_for(name, self.store, self.model, limits, signer)
         self._renew_every_seconds = settings.lease_seconds / 3
         self._dead_letter_ttl_seconds = settings.dead_letter_ttl_seconds
-        duties = (self._renew_leases(), self._bury_undecodable(), self._forget_dead())
+        duties = [self._renew_leases(), self._bury_undecodable(), self._forget_old()]
+        if self._outbox:
+            duties.append(self._publish_due(self._outbox))
         self._upkeep = [asyncio.create_task(duty) for duty in duties]
+
+    def _store(self, settings: WorkerSettings, signer: Signer | None) -> JobStore:
+        times: Any = {"lease_seconds": settings.lease_seconds, "keep_seconds": settings.result_ttl_seconds}
+        if not settings.results.get_secret_value().startswith(POSTGRES_SCHEMES):
+            return RedisStore(redis_client(settings.results), **times, rng=Random(), signer=signer)
+        self._outbox = outbox_of(settings)
+        return PostgresStore(Database(settings.results), **times, rng=Random())
 
     async def bury(self, job_id: str, reason: str, raw: str) -> None:
         """A dead letter for a message that Celery cannot make a task of."""
@@ -69,6 +77,9 @@ class Process:
         await asyncio.gather(*self._upkeep, return_exceptions=True)
         await self.model.aclose()
         await self.store.aclose()
+        if self._outbox:
+            await self._outbox.aclose()
+        await self._queue.aclose()
 
     async def _renew_leases(self) -> None:
         while True:
@@ -78,25 +89,52 @@ class Process:
             if failed := sum(1 for answer in kept if isinstance(answer, BaseException)):
                 log.warning("leases_not_renewed", count=failed)
 
-    async def _forget_dead(self) -> None:
+    async def _forget_old(self) -> None:
         while True:
             try:
-                while await self.store.forget_dead(time.time() - self._dead_letter_ttl_seconds):
-                    pass
-            except (RedisError, OSError) as error:
-                log.warning("upkeep_waits_for_redis", error=type(error).__name__)
-            await asyncio.sleep(RETENTION_SECONDS)
+                forgotten = await self.store.forget_old(time.time() - self._dead_letter_ttl_seconds)
+            except Exception as error:  # noqa: BLE001 upkeep goes on, whatever the store says today
+                log.warning("upkeep_failed", duty="forget_old", error=type(error).__name__)
+                forgotten = 0
+            await asyncio.sleep(PAUSE_SECONDS if forgotten else RETENTION_SECONDS)
+
+    async def _publish_due(self, outbox: PostgresJobs) -> None:
+        while True:
+            try:
+                published = await outbox.publish_due()
+            except Exception as error:  # noqa: BLE001 the outbox keeps what could not be published
+                log.warning("upkeep_failed", duty="publish_due", error=type(error).__name__)
+                published = 0
+            await asyncio.sleep(0 if published >= DUE_AT_ONCE else OUTBOX_SECONDS)
 
     async def _bury_undecodable(self) -> None:
         while True:
             await asyncio.sleep(UPKEEP_SECONDS)
             try:
-                for item in await self.store.undecodable(UNDECODABLE_AT_ONCE):
+                items: Any = await self._queue.lrange(wire.UNDECODABLE, 0, UNDECODABLE_AT_ONCE - 1)
+                for item in items:
                     job_id = "undecodable-" + hashlib.sha256(item).hexdigest()[:32]
                     await self.bury(job_id, "the message is not JSON", item.decode(errors="replace"))
-                    await self.store.forget_undecodable(item)
+                    await self._queue.lrem(wire.UNDECODABLE, 1, item)
             except (RedisError, OSError) as error:
                 log.warning("upkeep_waits_for_redis", error=type(error).__name__)
+
+
+def outbox_of(settings: ProducerSettings) -> PostgresJobs:
+    """What Postgres has to publish, and the queue it goes to."""
+    publisher = RedisPublisher(redis_client(settings.queue), Signer.of(settings.signing_keys))
+    return PostgresJobs(Database(settings.results, max_connections=2), publisher)
+
+
+def redis_client(url: SecretStr) -> Redis:
+    return Redis.from_url(
+        url.get_secret_value(),
+        socket_timeout=10,
+        socket_connect_timeout=5,
+        socket_keepalive=True,
+        health_check_interval=25,
+        max_connections=64,
+    )
 
 
 def gateway_of(settings: WorkerSettings) -> Gateway:

@@ -9,11 +9,13 @@ from pathlib import Path
 import click
 
 from shoal.errors import SettingsError
+from shoal.settings import POSTGRES_SCHEMES
 from shoal_worker import services
 from shoal_worker.errors import WorkerError
 from shoal_worker.openrouter import KeyStatus, OpenRouter
 from shoal_worker.process import gateway_of
 from shoal_worker.settings import WorkerSettings
+from shoal_worker.stores import migrations
 
 DEFAULT_REDIS_PORT = 6379
 NO_KEY = (
@@ -102,6 +104,8 @@ def up(workers: int, *, sandbox: bool, flower_port: int, data_dir: Path) -> None
     plan = Plan(workers=workers, sandbox=sandbox, flower_port=flower_port, data_dir=data_dir)
     settings = WorkerSettings.load()
     check(plan, settings)
+    if settings.results.get_secret_value().startswith(POSTGRES_SCHEMES):
+        migrations.migrate(settings.results)
     if not sandbox:
         check_key(settings)
     with services.running(os.environ) as tree:

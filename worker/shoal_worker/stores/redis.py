@@ -15,9 +15,9 @@ from redis.exceptions import ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shoal import records, wire
-from shoal.deadletters import DeadLetters
 from shoal.errors import JobCancelled, JobFailed
 from shoal.jobs import DeadLetter, JobMessage, Outcome, Status
+from shoal.redis_jobs import RedisDeadLetters
 from shoal.scripts import Scripts
 from shoal.signing import Signer
 from shoal_worker.ports import Begun, Granted, Held, Stored
@@ -73,22 +73,14 @@ class RedisStore:
         keys = [*self._keys(job_id), wire.parked(wire.QUEUE)]
         await self._call("park", keys, [holder, wire.message(message, self._signer), after_seconds])
 
-    async def forget_dead(self, died_before: float) -> int:
-        """Drop dead letters that are too old, some hundreds at a time; how many."""
+    async def forget_old(self, died_before: float) -> int:
+        """Drop dead letters that are too old, some hundreds at a time; how many. Results go by themselves."""
         ids: Any = await self._client.zrange(
             wire.DEAD_TIMES, "-inf", f"({died_before}", byscore=True, offset=0, num=500
         )
         if ids:
-            await DeadLetters(self._client).drop(ids)
+            await RedisDeadLetters(self._client).drop(ids)
         return len(ids)
-
-    async def undecodable(self, most: int) -> list[bytes]:
-        """Items of the queue that are no messages. They stay until `forget_undecodable`."""
-        items: Any = await self._client.lrange(wire.UNDECODABLE, 0, most - 1)
-        return list(items)
-
-    async def forget_undecodable(self, item: bytes) -> None:
-        await self._client.lrem(wire.UNDECODABLE, 1, item)  # type: ignore[arg-type]  # bytes are fine
 
     async def aclose(self) -> None:
         await self._client.aclose()

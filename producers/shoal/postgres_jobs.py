@@ -1,0 +1,231 @@
+"""Jobs, endings and dead letters in Postgres, with an outbox in front of the queue.
+
+A job is accepted when its row is committed. Its message goes to the queue at once; one that does not get there (a
+producer died, the queue is away) is published from the outbox by a worker.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from shoal.errors import QueueUnavailable, ShoalError, UnknownJob
+from shoal.jobs import DeadLetter, JobMessage, Status
+from shoal.ports import Claimed, Group
+from shoal.postgres import Database, Grouped, Row, exact_or_json, is_away, statement
+from shoal.publisher import Publisher
+
+#: A message that is not in the queue after this long is published by somebody else.
+GRACE_SECONDS = 5.0
+CHANNEL = "shoal_endings"
+HEARD_SECONDS = 2.0
+DUE_AT_ONCE = 100
+_LETTERS_PER_PAGE = 100
+_SQL = {name: statement("shoal", name) for name in ("claim", "reclaim", "due", "published", "recover", "cancel")}
+#: What a queue that is away raises.
+QUEUE_ERRORS = (RedisError, OperationalError, OSError)
+
+
+@contextmanager
+def _unavailable() -> Iterator[None]:
+    """The database's errors as ours."""
+    try:
+        yield
+    except (psycopg.Error, OSError) as error:
+        if is_away(error):
+            raise QueueUnavailable(f"the database did not answer: {type(error).__name__}") from error
+        if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
+            raise ShoalError("the database has none of our tables yet, or old ones: run `shoal migrate`") from None
+        raise
+
+
+class PostgresJobs:
+    """`ports.JobBook` on one Postgres, in front of a queue elsewhere."""
+
+    def __init__(self, database: Database, publisher: Publisher) -> None:
+        self._database = database
+        self._publisher = publisher
+        columns = ("id", "key", "fingerprint", "kind", "tenant", "message", "enqueued_at", "expires_at", "keep_until")
+        self._claims = Grouped(columns, self._claim)
+        self._published = database.grouped(_SQL["published"], ("ids", "marks"))
+        self.dead = PostgresDeadLetters(database)
+
+    async def enqueue(self, message: JobMessage, kept_seconds: int) -> Claimed:
+        values = (message.id, message.key, message.fingerprint, message.kind, message.tenant)
+        times = (message.enqueued_at, message.expires_at, message.enqueued_at + kept_seconds)
+        with _unavailable():
+            row = await self._claims.call(*values, message.model_dump_json(), *times)
+        assert row is not None
+        _, became, mark = row
+        if became == Claimed.QUEUED:
+            await self._publish([(message, mark)])
+        return Claimed(became)
+
+    async def _claim(self, arrays: dict[str, Any]) -> list[Row]:
+        async with self._database.connection() as connection, connection.transaction():
+            cursor = await connection.execute(_SQL["claim"].encode(), {**arrays, "grace_seconds": GRACE_SECONDS})
+            queued = {row[0]: row for row in await cursor.fetchall()}
+            if again := [job_id for job_id, was_there, _ in queued.values() if was_there]:
+                await connection.execute(_SQL["reclaim"].encode(), {"ids": again})
+            there = [job_id for job_id in arrays["id"] if job_id not in queued]
+            known = await _fingerprints(connection, there) if there else {}
+        rows: list[Row] = [(job_id, Claimed.QUEUED, mark) for job_id, _, mark in queued.values()]
+        for job_id, asked in zip(arrays["id"], arrays["fingerprint"], strict=True):
+            if job_id not in queued:
+                same = known.get(job_id, asked) == asked
+                rows.append((job_id, Claimed.JOINED if same else Claimed.CONFLICT, None))
+        return rows
+
+    async def _publish(self, messages: list[tuple[JobMessage, Any]]) -> None:
+        """Into the queue, and out of the outbox. When either fails, a worker does it later."""
+        try:
+            await self._publisher.publish([message for message, _ in messages])
+            await asyncio.gather(*(self._published.call(message.id, mark) for message, mark in messages))
+        except (*QUEUE_ERRORS, psycopg.Error):
+            return
+
+    async def publish_due(self) -> int:
+        """Publish what the outbox has; how much that was. Raises psycopg's errors and the queue's."""
+        values = {"claim_seconds": 6 * GRACE_SECONDS, "most": DUE_AT_ONCE}
+        rows = await self._database.rows(_SQL["due"], values)
+        due = [(JobMessage.model_validate_json(text, extra="ignore"), mark) for _, text, mark in rows if text]
+        await self._publisher.publish([message for message, _ in due])
+        await asyncio.gather(*(self._published.call(message.id, mark) for message, mark in due))
+        return len(rows)
+
+    async def recover(self, older_than_seconds: float = 0.0) -> int:
+        """Queue again what was accepted, never answered and is not being worked on; how many jobs."""
+        values = {"older_than_seconds": older_than_seconds}
+        with _unavailable():
+            async with self._database.connection() as connection:
+                cursor = await connection.execute(_SQL["recover"].encode(), values)
+                return cursor.rowcount
+
+    async def status(self, job_id: str) -> Status | None:
+        sql = """
+            SELECT coalesce(e.status, j.status)
+            FROM (SELECT %(id)s::text AS id) AS a
+            LEFT JOIN shoal.jobs AS j USING (id) LEFT JOIN shoal.endings AS e ON e.job_id = a.id
+        """
+        with _unavailable():
+            [(status,)] = await self._database.rows(sql, {"id": job_id})
+        return Status(status) if status else None
+
+    async def cancel(self, job_id: str, record: bytes, kept_seconds: int) -> Status | None:
+        jsonb, exact = exact_or_json(record.decode())
+        values = {"id": job_id, "record": jsonb, "exact": exact, "now": time.time(), "keep_seconds": kept_seconds}
+        with _unavailable():
+            rows = await self._database.rows(_SQL["cancel"], values)
+        return Status(rows[0][0]) if rows else None
+
+    async def records(self, job_ids: Sequence[str]) -> list[bytes | None]:
+        sql = "SELECT job_id, coalesce(exact, record::text) FROM shoal.endings WHERE job_id = ANY(%(ids)s::text[])"
+        with _unavailable():
+            rows = await self._database.rows(sql, {"ids": list(job_ids)})
+        found = {job_id: text.encode() for job_id, text in rows}
+        return [found.get(job_id) for job_id in job_ids]
+
+    def announcements(self) -> "PostgresAnnouncements":
+        return PostgresAnnouncements(self._database)
+
+    async def aclose(self) -> None:
+        await self._publisher.aclose()
+        await self._database.aclose()
+
+
+async def _fingerprints(connection: psycopg.AsyncConnection, job_ids: list[str]) -> dict[str, str]:
+    sql = b"SELECT id, fingerprint FROM shoal.jobs WHERE id = ANY(%(ids)s::text[])"
+    cursor = await connection.execute(sql, {"ids": job_ids})
+    return dict(await cursor.fetchall())
+
+
+class PostgresAnnouncements:
+    """One LISTEN for all jobs: each commit of a worker tells the ids that have ended."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection: psycopg.AsyncConnection | None = None
+        self._following: set[str] = set()
+        self._is_open = asyncio.Lock()
+
+    async def follow(self, job_ids: Sequence[str]) -> None:
+        self._following.update(job_ids)
+        await self._listening()
+
+    async def unfollow(self, job_ids: Sequence[str]) -> None:
+        self._following.difference_update(job_ids)
+
+    async def heard(self) -> list[tuple[str, bytes | None]]:
+        connection = await self._listening()
+        ids: set[str] = set()
+        with _unavailable():
+            async for notice in connection.notifies(timeout=HEARD_SECONDS, stop_after=1):
+                ids.update(notice.payload.split(","))
+        return [(job_id, None) for job_id in ids & self._following]
+
+    async def _listening(self) -> psycopg.AsyncConnection:
+        async with self._is_open:
+            if self._connection is None or self._connection.closed:
+                with _unavailable():
+                    self._connection = await self._database.connect()
+                    await self._connection.execute(f"LISTEN {CHANNEL}".encode())
+            return self._connection
+
+    async def aclose(self) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+
+
+class PostgresDeadLetters:
+    """`ports.DeadLetters` on one Postgres."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def letter(self, job_id: str) -> DeadLetter:
+        sql = "SELECT letter FROM shoal.dead_letters WHERE job_id = %(id)s"
+        with _unavailable():
+            rows = await self._database.rows(sql, {"id": job_id})
+        if not rows:
+            raise UnknownJob(f"no dead letter {job_id}")
+        return DeadLetter.model_validate_json(rows[0][0], extra="ignore")
+
+    async def walk(self, cause: str | None = None) -> AsyncIterator[DeadLetter]:
+        sql = """
+            SELECT letter, died_at, job_id FROM shoal.dead_letters
+            WHERE (%(cause)s::text IS NULL OR %(cause)s IN (cause, fingerprint))
+              AND (%(died_at)s::timestamptz IS NULL OR (died_at, job_id) < (%(died_at)s, %(job_id)s))
+            ORDER BY died_at DESC, job_id DESC LIMIT %(most)s
+        """
+        died_at: Any = None
+        job_id = ""
+        while True:
+            values = {"cause": cause, "died_at": died_at, "job_id": job_id, "most": _LETTERS_PER_PAGE}
+            with _unavailable():
+                rows = await self._database.rows(sql, values)
+            for text, died_at, job_id in rows:  # noqa: B007 the last one is where the next page begins
+                yield DeadLetter.model_validate_json(text, extra="ignore")
+            if len(rows) < _LETTERS_PER_PAGE:
+                return
+
+    async def groups(self) -> list[Group]:
+        sql = """
+            SELECT f.fingerprint, f.letters, d.letter
+            FROM shoal.failures AS f JOIN shoal.dead_letters AS d ON d.job_id = f.newest_job_id
+            ORDER BY f.letters DESC
+        """
+        with _unavailable():
+            rows = await self._database.rows(sql, {})
+        return [Group(name, count, DeadLetter.model_validate_json(text, extra="ignore")) for name, count, text in rows]
+
+    async def drop(self, job_ids: Iterable[str]) -> int:
+        sql = b"DELETE FROM shoal.dead_letters WHERE job_id = ANY(%(ids)s::text[])"
+        with _unavailable():
+            async with self._database.connection() as connection:
+                cursor = await connection.execute(sql, {"ids": list(job_ids)})
+                return cursor.rowcount

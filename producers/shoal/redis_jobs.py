@@ -1,0 +1,150 @@
+"""Jobs, endings and dead letters in the queue's own Redis or Valkey: a claim and its message are one script."""
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from shoal import wire
+from shoal.deadletters import fingerprint
+from shoal.errors import QueueUnavailable, UnknownJob
+from shoal.jobs import DeadLetter, JobMessage, Status
+from shoal.ports import Claimed, Group
+from shoal.scripts import Scripts
+from shoal.signing import Signer
+
+IDS_PER_LOOK = 200
+HEARD_SECONDS = 2.0
+_LETTERS_PER_PAGE = 100
+
+
+@contextmanager
+def _unavailable(what: str) -> Iterator[None]:
+    """The server's errors as ours."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise QueueUnavailable(f"{what}: {type(error).__name__}") from error
+
+
+class RedisJobs:
+    """`ports.JobBook` on one Redis."""
+
+    def __init__(self, client: "Redis", signer: Signer | None = None) -> None:
+        self._client = client
+        self._signer = signer
+        names = ("enqueue", "cancel")
+        self._scripts = Scripts(client, {name: wire.script("shoal", name) for name in names})
+        self.dead = RedisDeadLetters(client)
+
+    async def enqueue(self, message: JobMessage, kept_seconds: int) -> Claimed:
+        with _unavailable("the queue did not take the job"):
+            became, _ = await self._scripts.call(
+                "enqueue",
+                [wire.job_record(message.id), wire.result_record(message.id), wire.QUEUE, wire.DEAD, wire.DEAD_TIMES],
+                [message.fingerprint, wire.message(message, self._signer), kept_seconds, message.id],
+            )
+        return Claimed(became.decode())
+
+    async def status(self, job_id: str) -> Status | None:
+        with _unavailable("the queue did not answer"):
+            status: Any = await self._client.hget(wire.job_record(job_id), "status")
+        return Status(status.decode()) if status else None
+
+    async def cancel(self, job_id: str, record: bytes, kept_seconds: int) -> Status | None:
+        name = wire.result_record(job_id)
+        with _unavailable("the queue did not answer"):
+            reply = await self._scripts.call("cancel", [wire.job_record(job_id), name], [record, kept_seconds, name])
+        before = reply.decode()
+        return None if before == "unknown" else Status(before)
+
+    async def records(self, job_ids: Sequence[str]) -> list[bytes | None]:
+        found: list[bytes | None] = []
+        with _unavailable("the results did not answer"):
+            for start in range(0, len(job_ids), IDS_PER_LOOK):
+                some = job_ids[start : start + IDS_PER_LOOK]
+                records: Any = await self._client.mget([wire.result_record(job_id) for job_id in some])
+                found += records
+        return found
+
+    def announcements(self) -> "RedisAnnouncements":
+        return RedisAnnouncements(self._client)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+class RedisAnnouncements:
+    """Workers publish each record on a channel of its own name, as Celery does."""
+
+    def __init__(self, client: "Redis") -> None:
+        self._pubsub = client.pubsub(ignore_subscribe_messages=True)
+
+    async def follow(self, job_ids: Sequence[str]) -> None:
+        with _unavailable("the results did not answer"):
+            await self._pubsub.subscribe(*map(wire.result_record, job_ids))
+
+    async def unfollow(self, job_ids: Sequence[str]) -> None:
+        with _unavailable("the results did not answer"):
+            await self._pubsub.unsubscribe(*map(wire.result_record, job_ids))
+
+    async def heard(self) -> list[tuple[str, bytes | None]]:
+        with _unavailable("the results did not answer"):
+            said = await self._pubsub.get_message(timeout=HEARD_SECONDS)
+        if said is None:
+            return []
+        return [(said["channel"].decode().removeprefix(wire.RESULT_PREFIX), said["data"])]
+
+    async def aclose(self) -> None:
+        await self._pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+
+
+class RedisDeadLetters:
+    """`ports.DeadLetters` on one Redis: a hash by job id, a sorted set by time of death."""
+
+    def __init__(self, client: "Redis") -> None:
+        self._client = client
+
+    async def letter(self, job_id: str) -> DeadLetter:
+        with _unavailable("the queue did not answer"):
+            raw: Any = await self._client.hget(wire.DEAD, job_id)
+        if raw is None:
+            raise UnknownJob(f"no dead letter {job_id}")
+        return DeadLetter.model_validate_json(raw, extra="ignore")
+
+    async def walk(self, cause: str | None = None) -> AsyncIterator[DeadLetter]:
+        start = 0
+        while page := await self._page(start):
+            start += _LETTERS_PER_PAGE
+            for raw in page:
+                if raw is None:
+                    continue
+                letter = DeadLetter.model_validate_json(raw, extra="ignore")
+                if cause is None or cause in (letter.cause, fingerprint(letter)):
+                    yield letter
+
+    async def _page(self, start: int) -> list[Any]:
+        with _unavailable("the queue did not answer"):
+            ids: Any = await self._client.zrevrange(wire.DEAD_TIMES, start, start + _LETTERS_PER_PAGE - 1)
+            return list(await self._client.hmget(wire.DEAD, ids)) if ids else []
+
+    async def groups(self) -> list[Group]:
+        groups: dict[str, Group] = {}
+        async for letter in self.walk():
+            name = fingerprint(letter)
+            known = groups.get(name)
+            groups[name] = Group(name, known.count + 1, known.newest) if known else Group(name, 1, letter)
+        return sorted(groups.values(), key=lambda group: -group.count)
+
+    async def drop(self, job_ids: Iterable[str]) -> int:
+        ids = list(job_ids)
+        if not ids:
+            return 0
+        with _unavailable("the queue did not answer"):
+            pipeline = self._client.pipeline()
+            pipeline.hdel(wire.DEAD, *ids)
+            pipeline.zrem(wire.DEAD_TIMES, *ids)
+            dropped, _ = await pipeline.execute()
+        return int(dropped)

@@ -1,0 +1,63 @@
+-- Store how jobs ended, once: the first writer wins. Their waiters are told when this commits.
+-- Row: id of each that had not ended before.
+WITH given AS (
+  SELECT *
+  FROM unnest(
+    %(id)s::text[], %(holder)s::text[], %(status)s::text[], %(kind)s::text[], %(record)s::text[], %(exact)s::text[],
+    %(finished_at)s::float8[], %(cause)s::text[], %(fingerprint)s::text[], %(reason)s::text[], %(attempts)s::int[],
+    %(letter)s::text[]
+  ) AS g (id, holder, status, kind, record, exact, finished_at, cause, fingerprint, reason, attempts, letter)
+),
+locked AS (
+  SELECT j.id, j.holder, j.tenant
+  FROM shoal.jobs AS j
+  JOIN given AS g USING (id)
+  ORDER BY j.id
+  FOR UPDATE OF j
+),
+-- Who has lost the lease (frozen for longer than it) may bring an answer, for it is paid, but must not give the job
+-- up while another works on it.
+allowed AS (
+  SELECT g.*, coalesce(l.tenant, '') AS tenant
+  FROM given AS g
+  LEFT JOIN locked AS l USING (id)
+  WHERE g.letter IS NULL OR g.holder = '' OR l.holder IS NULL OR l.holder = g.holder
+),
+stored AS (
+  INSERT INTO shoal.endings (job_id, kind, tenant, status, record, exact, finished_at, keep_until)
+  SELECT
+    id, kind, tenant, status, record::jsonb, exact, to_timestamp(finished_at),
+    clock_timestamp() + make_interval(secs => %(keep_seconds)s)
+  FROM allowed
+  ORDER BY id
+  ON CONFLICT (job_id) DO NOTHING
+  RETURNING job_id, status
+),
+released AS (
+  UPDATE shoal.jobs AS j
+  SET
+    status = coalesce(s.status, j.status),
+    holder = CASE WHEN j.holder = g.holder THEN NULL ELSE j.holder END,
+    lease_until = CASE WHEN j.holder = g.holder THEN NULL ELSE j.lease_until END,
+    deliveries = CASE WHEN j.holder = g.holder THEN 0 ELSE j.deliveries END,
+    due_at = NULL,
+    keep_until = clock_timestamp() + make_interval(secs => %(keep_seconds)s)
+  FROM allowed AS g
+  LEFT JOIN stored AS s ON s.job_id = g.id
+  WHERE j.id = g.id
+),
+buried AS (
+  INSERT INTO shoal.dead_letters (job_id, kind, tenant, cause, fingerprint, reason, attempts, died_at, letter)
+  SELECT g.id, g.kind, g.tenant, g.cause, g.fingerprint, g.reason, g.attempts, to_timestamp(g.finished_at), g.letter
+  FROM allowed AS g
+  JOIN stored AS s ON s.job_id = g.id
+  WHERE g.letter IS NOT NULL
+  ON CONFLICT (job_id) DO NOTHING
+),
+-- A payload has room for 8,000 bytes.
+told AS (
+  SELECT pg_notify('shoal_endings', string_agg(job_id, ','))
+  FROM (SELECT job_id, sum(octet_length(job_id) + 1) OVER (ORDER BY job_id) / 4000 AS part FROM stored) AS parts
+  GROUP BY part
+)
+SELECT job_id, (SELECT count(*) FROM told) FROM stored
