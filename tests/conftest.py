@@ -180,6 +180,50 @@ def workers(valkey: str, sandbox: Sandbox, tmp_path: Path, results: dict[str, st
         process.wait()
 
 
+@dataclass
+class Kept:
+    """What one place keeps, counted without our own code where that is possible."""
+
+    valkey: str
+    result_url: str | None
+
+    def answers(self) -> int:
+        """How many jobs have ended."""
+        if self.result_url is None:
+            with redis.Redis.from_url(self.valkey) as client:
+                return len(client.keys("celery-task-meta-*"))
+        [(count,)] = self.sql("SELECT count(*) FROM shoal.endings")
+        return int(count)
+
+    def letters(self) -> dict[str, str]:
+        """Dead letters as JSON, by job id."""
+        if self.result_url is None:
+            with redis.Redis.from_url(self.valkey) as client:
+                found: Any = client.hgetall("shoal:dead")
+                return {job_id.decode(): letter.decode() for job_id, letter in found.items()}
+        return dict(self.sql("SELECT job_id, letter FROM shoal.dead_letters"))
+
+    def unfinished(self) -> int:
+        """Messages that wait, are in flight, or are parked or in the outbox."""
+        with redis.Redis.from_url(self.valkey) as client:
+            waiting: Any = client.llen("shoal"), client.hlen("unacked"), client.zcard("shoal:parked:shoal")
+        if self.result_url is None:
+            return int(sum(waiting))
+        [(in_outbox,)] = self.sql("SELECT count(*) FROM shoal.jobs WHERE due_at IS NOT NULL")
+        return int(sum(waiting) + in_outbox)
+
+    def sql(self, statement: str) -> list[Any]:
+        assert self.result_url is not None
+        with psycopg.connect(self.result_url, autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+
+@pytest.fixture
+def kept(valkey: str, results: dict[str, str]) -> Kept:
+    return Kept(valkey, results.get("result_url"))
+
+
 @pytest.fixture
 def shoal(valkey: str, results: dict[str, str]) -> Iterator[Shoal]:
     with Shoal(ProducerSettings.load(redis_url=valkey, **results)) as producer:

@@ -12,7 +12,7 @@ import redis
 from celery import Celery
 from celery.result import AsyncResult
 
-from conftest import Sandbox, Workers, eventually
+from conftest import Kept, Sandbox, Workers, both_stores, eventually
 from shoal import (
     Classify,
     Extract,
@@ -34,6 +34,7 @@ def question(number: int = 0, marker: str = "") -> Classify:
     return Classify(text=f"I was charged twice by billing, case {number}. {marker}", labels=LABELS)
 
 
+@both_stores
 def test_all_four_kinds_are_answered_with_what_they_cost(shoal: Shoal, workers: Workers) -> None:
     workers.start()
     text = "Ann Smith paid $12.50 on 2024-05-01. The weather was fine. Nobody complained."
@@ -73,6 +74,7 @@ with Shoal() as shoal:
 """
 
 
+@both_stores
 def test_the_same_work_from_many_processes_is_paid_once(workers: Workers, sandbox: Sandbox) -> None:
     workers.start()
     command = [sys.executable, "-c", PRODUCER]
@@ -83,6 +85,7 @@ def test_the_same_work_from_many_processes_is_paid_once(workers: Workers, sandbo
     assert sandbox.bill()["billed_calls"] == 1
 
 
+@both_stores
 def test_an_explicit_key_with_other_arguments_is_a_conflict(shoal: Shoal) -> None:
     first = shoal.enqueue(question(1), idempotency_key="order-17")
     assert shoal.enqueue(question(1), idempotency_key="order-17").id == first.id
@@ -90,7 +93,8 @@ def test_an_explicit_key_with_other_arguments_is_a_conflict(shoal: Shoal) -> Non
         shoal.enqueue(question(2), idempotency_key="order-17")
 
 
-def test_map_answers_every_job_in_bounded_flight(shoal: Shoal, workers: Workers, client: "redis.Redis") -> None:
+@both_stores
+def test_map_answers_every_job_in_bounded_flight(shoal: Shoal, workers: Workers, kept: Kept) -> None:
     workers.start()
     taken = 0
     most_waiting = 0
@@ -107,11 +111,12 @@ def test_map_answers_every_job_in_bounded_flight(shoal: Shoal, workers: Workers,
         answered += 1
     assert answered == 500
     assert most_waiting <= 200
-    eventually(lambda: client.hlen("unacked") == 0, what="all messages acknowledged")
+    eventually(lambda: kept.unfinished() == 0, what="all messages acknowledged")
 
 
+@both_stores
 def test_bad_messages_become_dead_letters_and_the_worker_goes_on(
-    shoal: Shoal, workers: Workers, client: "redis.Redis"
+    shoal: Shoal, workers: Workers, client: "redis.Redis", kept: Kept
 ) -> None:
     workers.start()
     good = message_of(question(), {}, shoal.settings, time.time())
@@ -124,8 +129,8 @@ def test_bad_messages_become_dead_letters_and_the_worker_goes_on(
     client.lpush(wire.QUEUE, wire.message(future))
 
     assert shoal.job("future").result(30).label == "billing"
-    eventually(lambda: client.hlen(wire.DEAD) == 5, what="five dead letters")
-    letters = {key.decode(): value.decode() for key, value in client.hgetall(wire.DEAD).items()}  # type: ignore[union-attr]
+    eventually(lambda: len(kept.letters()) == 5, what="five dead letters")
+    letters = kept.letters()
     assert "unknown 'shoal.clasify'" in letters["unknown-kind"]
     assert "text: Field required" in letters["missing-field"]
     assert "text: String should have at most 1000000 characters" in letters["huge"]
@@ -135,8 +140,9 @@ def test_bad_messages_become_dead_letters_and_the_worker_goes_on(
         shoal.outcome("missing-field", 10)
 
 
+@both_stores
 def test_a_killed_worker_loses_no_job_and_doubles_no_answer(
-    shoal: Shoal, workers: Workers, sandbox: Sandbox, client: "redis.Redis"
+    shoal: Shoal, workers: Workers, sandbox: Sandbox, kept: Kept
 ) -> None:
     sandbox.scenario(latency_seconds=1.0)
     times = {"visibility_timeout_seconds": 4, "lease_seconds": 2}
@@ -149,12 +155,13 @@ def test_a_killed_worker_loses_no_job_and_doubles_no_answer(
     for job in jobs:
         job.result(60)
     assert sandbox.bill()["billed_calls"] <= 200 + 200
-    assert len(client.keys("celery-task-meta-*")) == 200
-    eventually(lambda: client.hlen("unacked") == 0, what="all messages acknowledged")
+    assert kept.answers() == 200
+    eventually(lambda: kept.unfinished() == 0, what="all messages acknowledged")
 
 
+@both_stores
 def test_sigterm_lets_running_calls_finish_and_redelivers_nothing(
-    shoal: Shoal, workers: Workers, sandbox: Sandbox, client: "redis.Redis"
+    shoal: Shoal, workers: Workers, sandbox: Sandbox, kept: Kept
 ) -> None:
     sandbox.scenario(latency_seconds=4.0)
     worker = workers.start()
@@ -165,10 +172,10 @@ def test_sigterm_lets_running_calls_finish_and_redelivers_nothing(
     for job in jobs:
         job.result(10)
     assert sandbox.bill()["billed_calls"] == 200
-    assert client.hlen("unacked") == 0
-    assert client.llen(wire.QUEUE) == 0
+    assert kept.unfinished() == 0
 
 
+@both_stores
 def test_a_running_job_can_be_cancelled(shoal: Shoal, workers: Workers, sandbox: Sandbox) -> None:
     sandbox.scenario(latency_seconds=20.0)
     workers.start()
@@ -181,6 +188,7 @@ def test_a_running_job_can_be_cancelled(shoal: Shoal, workers: Workers, sandbox:
     assert job.status() == Status.CANCELLED
 
 
+@both_stores
 def test_a_job_revoked_by_a_stock_client_is_told_to_who_waits(
     shoal: Shoal, workers: Workers, sandbox: Sandbox, valkey: str
 ) -> None:
@@ -195,15 +203,16 @@ def test_a_job_revoked_by_a_stock_client_is_told_to_who_waits(
         job.result(20)
 
 
+@both_stores
 def test_one_process_given_the_same_job_twice_pays_once(
-    shoal: Shoal, workers: Workers, sandbox: Sandbox, client: "redis.Redis"
+    shoal: Shoal, workers: Workers, sandbox: Sandbox, client: "redis.Redis", kept: Kept
 ) -> None:
     sandbox.scenario(latency_seconds=1.0)
     workers.start(visibility_timeout_seconds=8, lease_seconds=3)
     job = message_of(question(), {}, shoal.settings, time.time())
     client.lpush(wire.QUEUE, wire.message(job), wire.message(job))
     assert shoal.job(job.id).result(30).label == "billing"
-    eventually(lambda: client.hlen("unacked") == client.zcard(wire.parked(wire.QUEUE)) == 0, what="both ended")
+    eventually(lambda: kept.unfinished() == 0, what="both ended")
     assert sandbox.bill()["billed_calls"] == 1
 
 
@@ -221,15 +230,14 @@ def test_a_delivery_that_our_own_code_cannot_handle_is_not_lost(
     assert shoal.job(job.id).result(30).label == "billing"
 
 
-def test_a_job_that_died_and_is_answered_later_is_dead_no_longer(
-    shoal: Shoal, workers: Workers, client: "redis.Redis"
-) -> None:
+@both_stores
+def test_a_job_that_died_and_is_answered_later_is_dead_no_longer(shoal: Shoal, workers: Workers, kept: Kept) -> None:
     workers.start()
     work = question(marker="[[fault:bad_request*1]]")
     with pytest.raises(JobFailed):
         shoal.enqueue(work).result(30)
-    assert client.hlen(wire.DEAD) == 1
+    assert len(kept.letters()) == 1
     again = shoal.enqueue(work)
     assert not again.joined
     assert again.result(30).label == "billing"
-    assert client.hlen(wire.DEAD) == client.zcard(wire.DEAD_TIMES) == 0
+    assert not kept.letters()
