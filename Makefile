@@ -49,8 +49,9 @@ lint: $(DEV)  ## Format, lint, types, and who may know what
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(DEV)  ## Throughput beside Celery's own pools, in one run
-	$(BIN)/python tests/benchmarks/throughput.py
+bench: $(DEV)  ## Throughput beside Celery's own pools, in one run; what the stores take
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/throughput.py
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/stores.py
 
 lock: $(DEV)  ## Pin the newest versions that fit pyproject.toml
 	$(UV) pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-annotate --no-header --upgrade -o requirements.lock

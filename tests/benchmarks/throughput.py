@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
+from postgres_server import Postgres, postgres_server
 from shoal import Classify, ProducerSettings, Shoal
 from shoal_worker import services
+from shoal_worker.stores.migrations import migrate
 
 LATENCY_SECONDS = 0.3
 LABELS = ("billing", "bug", "praise")
@@ -45,25 +48,26 @@ def eventually_empty(client: "redis.Redis") -> None:
         time.sleep(0.05)
 
 
-def measure_shoal(at_once: int, jobs: int, scratch: Path) -> tuple[float, str]:
+def measure_shoal(at_once: int, jobs: int, scratch: Path, database: Postgres | None = None) -> tuple[float, str]:
     """Jobs a second with the backlog waiting, and what was billed, left behind and used."""
     with services.running(os.environ, scratch) as tree:
-        url, base_url = _servers(tree, scratch / f"shoal{at_once}")
+        url, base_url = _servers(tree, scratch / f"shoal{at_once}{'postgres' if database else ''}")
+        places = {"redis_url": url} | ({"result_url": database.url} if database else {})
         tree.environ = {
             **tree.environ,
-            "SHOAL_REDIS_URL": url,
+            **{f"SHOAL_{name.upper()}": place for name, place in places.items()},
             "SHOAL_OPENROUTER_BASE_URL": base_url,
             "SHOAL_OPENROUTER_API_KEY": "bench",
             "SHOAL_CONCURRENCY": str(at_once),
             "SHOAL_LOG_LEVEL": "WARNING",
         }
-        with Shoal(ProducerSettings(redis_url=SecretStr(url))) as shoal:
+        with Shoal(ProducerSettings.load(**places)) as shoal:
             for number in range(jobs):
                 shoal.enqueue(question(number))
         with redis.Redis.from_url(url) as client:
             tree.start("worker", [sys.executable, "-m", "shoal_worker"])
             worker = psutil.Process(tree.started[-1].process.pid)
-            rate = _drain(client, jobs)
+            rate = _drain(lambda: _rows(database) if database else _keys(client), jobs)
             memory_mb = worker.memory_info().rss / 1e6
             eventually_empty(client)
             left = client.hlen("unacked")
@@ -87,7 +91,7 @@ def measure_celery(pool: str, at_once: int, jobs: int, scratch: Path) -> tuple[f
         command = [sys.executable, "-m", "celery", "-A", "celery_peer", "worker", "-P", pool, "-c", str(at_once)]
         with redis.Redis.from_url(url) as client:
             tree.start(pool, [*command, "--without-gossip", "--without-mingle", "-l", "error"])
-            rate = _drain(client, jobs)
+            rate = _drain(lambda: _keys(client), jobs)
             eventually_empty(client)
             left = client.hlen("unacked")
         return rate, f"unacknowledged {left}"
@@ -101,18 +105,28 @@ def _servers(tree: services.Services, folder: Path) -> tuple[str, str]:
     )
 
 
-def _drain(client: "redis.Redis", jobs: int) -> float:
+def _keys(client: "redis.Redis") -> int:
+    return sum(1 for _ in client.scan_iter("celery-task-meta-*", count=5000))
+
+
+def _rows(database: Postgres) -> int:
+    [(count,)] = database.run("SELECT count(*) FROM shoal.endings")
+    assert isinstance(count, int)
+    return count
+
+
+def _drain(count: Callable[[], int], jobs: int) -> float:
     """Answers a second, from the first ones seen to the last."""
-    before, started = _wait(client, 1), time.monotonic()
-    _wait(client, jobs)
+    before, started = _wait(count, 1), time.monotonic()
+    _wait(count, jobs)
     return (jobs - before) / (time.monotonic() - started)
 
 
-def _wait(client: "redis.Redis", count: int) -> int:
+def _wait(count: Callable[[], int], jobs: int) -> int:
     ends_at = time.monotonic() + 300
-    while (found := sum(1 for _ in client.scan_iter("celery-task-meta-*", count=5000))) < count:
+    while (found := count()) < jobs:
         if time.monotonic() > ends_at:
-            raise SystemExit(f"{count} answers did not come")
+            raise SystemExit(f"{jobs} answers did not come")
         time.sleep(0.05)
     return found
 
@@ -128,6 +142,11 @@ def main(jobs: int) -> None:
         for at_once in (300, 600):
             rate, said = measure_shoal(at_once, jobs, scratch)
             table.add_row("shoal", str(at_once), f"{rate:.0f}", said)
+        for at_once in (300, 600):
+            with postgres_server("fsync=on") as database:
+                migrate(SecretStr(database.url))
+                rate, said = measure_shoal(at_once, jobs, scratch, database)
+            table.add_row("shoal, results in Postgres", str(at_once), f"{rate:.0f}", said)
         for pool, at_once, share in (("gevent", 300, 3), ("prefork", 8, 10)):
             rate, said = measure_celery(pool, at_once, jobs // share, scratch)
             table.add_row(f"celery {pool}, httpx", str(at_once), f"{rate:.0f}", f"{jobs // share} jobs, {said}")
