@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from shoal import keys, records, wire
 from shoal.control import revoke
+from shoal.costs import day_of
 from shoal.deadletters import Changes, DeadLetters, revived
 from shoal.errors import (
     IdempotencyConflict,
@@ -129,7 +130,7 @@ class AsyncShoal:
         try:
             became, _ = await self._scripts.call(
                 "enqueue",
-                [*records_of(message.id), wire.QUEUE, wire.DEAD, wire.DEAD_TIMES],
+                [*records_of(message.id), wire.QUEUE, wire.DEAD, wire.DEAD_TIMES, wire.cost_sums(day_of(time.time()))],
                 [message.fingerprint, wire.message(message, self._signer), kept_seconds, message.id],
             )
         except (RedisError, OSError) as error:

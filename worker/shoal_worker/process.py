@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shoal.signing import Signer
+from shoal_worker.calls import CountedModel, clear_doubts
 from shoal_worker.openrouter import Gateway, OpenRouter
 from shoal_worker.replies import Prices
 from shoal_worker.runner import Limits, Runner, runner_for
@@ -49,13 +50,16 @@ class Process:
             rng=Random(),
             signer=signer,
         )
-        self.model = OpenRouter(gateway_of(settings))
+        gateway = gateway_of(settings)
+        self.provider = OpenRouter(gateway)
+        self.model = CountedModel(self.provider, self.store.calls, gateway.prices, grace_seconds=settings.lease_seconds)
+        self._generations = self.provider if gateway.openrouter_fields else None
         limits = Limits(settings.model, settings.model_deadline_seconds, settings.job_time_limit_seconds)
         name = f"{os.getpid()}@{socket.gethostname()}/{uuid.uuid4().hex[:8]}"
         self.runner: Runner = runner_for(name, self.store, self.model, limits, signer)
         self._renew_every_seconds = settings.lease_seconds / 3
         self._dead_letter_ttl_seconds = settings.dead_letter_ttl_seconds
-        duties = (self._renew_leases(), self._bury_undecodable(), self._forget_dead())
+        duties = (self._renew_leases(), self._bury_undecodable(), self._forget_dead(), self._clear_doubts())
         self._upkeep = [asyncio.create_task(duty) for duty in duties]
 
     async def bury(self, job_id: str, reason: str, raw: str) -> None:
@@ -68,6 +72,7 @@ class Process:
             task.cancel()
         await asyncio.gather(*self._upkeep, return_exceptions=True)
         await self.model.aclose()
+        await self.provider.aclose()
         await self.store.aclose()
 
     async def _renew_leases(self) -> None:
@@ -86,6 +91,14 @@ class Process:
             except (RedisError, OSError) as error:
                 log.warning("upkeep_waits_for_redis", error=type(error).__name__)
             await asyncio.sleep(RETENTION_SECONDS)
+
+    async def _clear_doubts(self) -> None:
+        while True:
+            await asyncio.sleep(UPKEEP_SECONDS)
+            try:
+                await clear_doubts(self.store.calls, self._generations)
+            except (RedisError, OSError) as error:
+                log.warning("upkeep_waits_for_redis", error=type(error).__name__)
 
     async def _bury_undecodable(self) -> None:
         while True:
