@@ -82,7 +82,7 @@ def postgres(request: pytest.FixtureRequest) -> str:
     url: str = os.environ.get("SHOAL_TEST_POSTGRES_URL") or request.getfixturevalue("postgres_process").url
     migrate(SecretStr(url))
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("TRUNCATE shoal.jobs, shoal.endings, shoal.dead_letters")
+        connection.execute("TRUNCATE shoal.jobs, shoal.endings, shoal.dead_letters, shoal.calls, shoal.cost_sums")
     return url
 
 

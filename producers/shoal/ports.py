@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from shoal.costs import Costs
 from shoal.jobs import DeadLetter, JobMessage, Status
 
 
@@ -67,6 +68,9 @@ class JobBook(Protocol):
 
     @property
     def dead(self) -> DeadLetters: ...
+
+    @property
+    def costs(self) -> Costs: ...
 
     async def enqueue(self, message: JobMessage, kept_seconds: int) -> Claimed:
         """Claim the job and have its message queued; both or neither."""

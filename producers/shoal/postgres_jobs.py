@@ -8,12 +8,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from typing import Any
 
 import psycopg
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from shoal.costs import COST_FIELDS, Cost, Labels
 from shoal.errors import QueueUnavailable, ShoalError, UnknownJob
 from shoal.jobs import DeadLetter, JobMessage, Status
 from shoal.ports import Claimed, Group
@@ -26,7 +28,8 @@ CHANNEL = "shoal_endings"
 HEARD_SECONDS = 2.0
 DUE_AT_ONCE = 100
 _LETTERS_PER_PAGE = 100
-_SQL = {name: statement("shoal", name) for name in ("claim", "reclaim", "due", "published", "recover", "cancel")}
+_NAMES = ("claim", "reclaim", "joined", "due", "published", "recover", "cancel")
+_SQL = {name: statement("shoal", name) for name in _NAMES}
 #: What a queue that is away raises.
 QUEUE_ERRORS = (RedisError, OperationalError, OSError)
 
@@ -54,6 +57,7 @@ class PostgresJobs:
         self._claims = Grouped(columns, self._claim)
         self._published = database.grouped(_SQL["published"], ("ids", "marks"))
         self.dead = PostgresDeadLetters(database)
+        self.costs = PostgresCosts(database)
 
     async def enqueue(self, message: JobMessage, kept_seconds: int) -> Claimed:
         values = (message.id, message.key, message.fingerprint, message.kind, message.tenant)
@@ -74,12 +78,13 @@ class PostgresJobs:
                 await connection.execute(_SQL["reclaim"].encode(), {"ids": again})
             there = [job_id for job_id in arrays["id"] if job_id not in queued]
             known = await _fingerprints(connection, there) if there else {}
+            asked = dict(zip(arrays["id"], arrays["fingerprint"], strict=True))
+            joined = [job_id for job_id in there if known.get(job_id) == asked[job_id]]
+            if joined:
+                await connection.execute(_SQL["joined"].encode(), {"ids": joined})
         rows: list[Row] = [(job_id, Claimed.QUEUED, mark) for job_id, _, mark in queued.values()]
-        for job_id, asked in zip(arrays["id"], arrays["fingerprint"], strict=True):
-            if job_id not in queued:
-                same = known.get(job_id, asked) == asked
-                rows.append((job_id, Claimed.JOINED if same else Claimed.CONFLICT, None))
-        return rows
+        rows += [(job_id, Claimed.JOINED, None) for job_id in joined]
+        return rows + [(job_id, Claimed.CONFLICT, None) for job_id in there if job_id not in joined]
 
     async def _publish(self, messages: list[tuple[JobMessage, Any]]) -> None:
         """Into the queue, and out of the outbox. When either fails, a worker does it later."""
@@ -229,3 +234,17 @@ class PostgresDeadLetters:
             async with self._database.connection() as connection:
                 cursor = await connection.execute(sql, {"ids": list(job_ids)})
                 return cursor.rowcount
+
+
+class PostgresCosts:
+    """`costs.Costs` of one Postgres."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def between(self, first: date, last: date) -> dict[Labels, Cost]:
+        sums = ", ".join(COST_FIELDS)
+        sql = f"SELECT day, kind, tenant, model, {sums} FROM shoal.cost WHERE day BETWEEN %(first)s AND %(last)s"  # noqa: S608 our own names
+        with _unavailable():
+            rows = await self._database.rows(sql, {"first": first, "last": last})
+        return {Labels(*row[:4]): Cost(*row[4:]) for row in rows}

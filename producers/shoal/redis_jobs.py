@@ -1,5 +1,6 @@
 """Jobs, endings and dead letters in the queue's own Redis or Valkey: a claim and its message are one script."""
 
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shoal import wire
+from shoal.costs import RedisCosts, day_of
 from shoal.deadletters import fingerprint
 from shoal.errors import QueueUnavailable, UnknownJob
 from shoal.jobs import DeadLetter, JobMessage, Status
@@ -38,12 +40,16 @@ class RedisJobs:
         names = ("enqueue", "cancel")
         self._scripts = Scripts(client, {name: wire.script("shoal", name) for name in names})
         self.dead = RedisDeadLetters(client)
+        self.costs = RedisCosts(client)
 
     async def enqueue(self, message: JobMessage, kept_seconds: int) -> Claimed:
         with _unavailable("the queue did not take the job"):
             became, _ = await self._scripts.call(
                 "enqueue",
-                [wire.job_record(message.id), wire.result_record(message.id), wire.QUEUE, wire.DEAD, wire.DEAD_TIMES],
+                [
+                    *(wire.job_record(message.id), wire.result_record(message.id)),
+                    *(wire.QUEUE, wire.DEAD, wire.DEAD_TIMES, wire.cost_sums(day_of(time.time()))),
+                ],
                 [message.fingerprint, wire.message(message, self._signer), kept_seconds, message.id],
             )
         return Claimed(became.decode())

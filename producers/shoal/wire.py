@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import uuid
+from datetime import date
 from importlib.resources import files
 from typing import Any
 
@@ -19,6 +20,11 @@ SIGNATURE_HEADER = "shoal_signature"
 UNDECODABLE = "shoal:undecodable"
 DEAD = "shoal:dead"
 DEAD_TIMES = "shoal:dead:times"
+OPEN_CALLS = "shoal:calls:open"
+OPEN_CALLS_DUE = "shoal:calls:open:due"
+MAYBE_CALLS = "shoal:calls:maybe"
+MAYBE_CALLS_TIMES = "shoal:calls:maybe:times"
+MAYBE_CALLS_LOOKUPS = "shoal:calls:maybe:lookups"
 
 
 def task_name(kind: str) -> str:
@@ -37,6 +43,16 @@ def result_record(job_id: str) -> str:
 def parked(queue: str) -> str:
     """A sorted set of messages by the Unix second at which they are due."""
     return f"shoal:parked:{queue}"
+
+
+def job_calls(job_id: str) -> str:
+    """A hash: unsettled calls of a job that has not ended, and what its settled ones cost."""
+    return f"shoal:calls:job:{job_id}"
+
+
+def cost_sums(day: date) -> str:
+    """A hash: what the calls of a UTC day cost, a sum for each `what|kind|tenant|model`."""
+    return f"shoal:cost:{day.isoformat()}"
 
 
 def script(package: str, name: str) -> str:

@@ -28,6 +28,8 @@ class Asker:
     deadline_seconds: float
     cap_factor: float = 1.0
     round: str = ""
+    kind: str = ""
+    tenant: str = ""
     usage: Usage = field(default_factory=Usage)
     replies: list[ChatReply] = field(default_factory=list)
 
@@ -56,7 +58,9 @@ class Asker:
         return reply
 
     async def _complete(self, prompt: Prompt) -> ChatReply:
-        request = ChatRequest(prompt, self.model_name, self.custom_id, self.deadline_seconds, self.round)
+        request = ChatRequest(
+            prompt, self.model_name, self.custom_id, self.deadline_seconds, self.round, self.kind, self.tenant
+        )
         try:
             reply = await self.model.complete(request)
         except WorkerError as error:

@@ -21,12 +21,12 @@ from pydantic import SecretStr
 
 from shoal.jobs import Usage
 from shoal_worker.errors import ConnectFailed, DeadlineExceeded, ReplyLost, Unauthorized, WorkerError
-from shoal_worker.ports import ChatReply, ChatRequest
+from shoal_worker.ports import ChatReply, ChatRequest, Settlement
 from shoal_worker.refusals import mapping, number
-from shoal_worker.replies import HttpReply, Prices, read_object, read_reply
+from shoal_worker.replies import HttpReply, Prices, read_generation, read_object, read_reply
 
 _GENERATION_HEADER = "x-generation-id"
-_KEY_CHECK_SECONDS = 20.0
+_KEY_CHECK_SECONDS = _LOOKUP_SECONDS = 20.0
 #: How long the provider keeps an answer for the case that it got lost: longer than the longest wait for a retry.
 _REPLAY_SECONDS = 3_600
 
@@ -62,7 +62,7 @@ class KeyStatus:
 
 
 class OpenRouter:
-    """Implements `ports.ChatModel`. Connections belong to the event loop of the first call."""
+    """Implements `ports.ChatModel` and `ports.Generations`. Connections belong to the event loop of the first call."""
 
     def __init__(self, gateway: Gateway, clock: Callable[[], float] = time.time) -> None:
         self._gateway = gateway
@@ -72,13 +72,14 @@ class OpenRouter:
         # /key is OpenRouter's own; other gateways show by their list of models whether they accept a key.
         check_path = "key" if gateway.openrouter_fields else "models"
         self._check_url = httpx.URL(f"{gateway.base_url.rstrip('/')}/{check_path}")
+        self._generation_url = httpx.URL(f"{gateway.base_url.rstrip('/')}/generation")
         self._extensions = {"timeout": {"connect": gateway.connect_seconds}}
         self._transport = _transport(gateway)
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Ask once."""
         body = chat_body(request, self._gateway)
-        reply = await self._exchange("POST", self._chat_url, body, request.deadline_seconds)
+        reply = await self._exchange("POST", self._chat_url, body, request.deadline_seconds, request.on_generation)
         return read_reply(reply, asked_model=request.model, prices=self._gateway.prices, now=self._clock())
 
     async def check_key(self) -> KeyStatus:
@@ -94,16 +95,31 @@ class OpenRouter:
             usage_usd=number(data.get("usage")) or 0.0,
         )
 
+    async def charged(self, generation_id: str) -> Settlement | None:
+        """What a generation was charged. Raises a `WorkerError` when that cannot be told."""
+        url = self._generation_url.copy_merge_params({"id": generation_id})
+        reply = await self._exchange("GET", url, b"", _LOOKUP_SECONDS)
+        return read_generation(reply, self._gateway.prices, now=self._clock())
+
     async def aclose(self) -> None:
         await self._transport.aclose()
 
-    async def _exchange(self, method: str, url: httpx.URL, body: bytes, deadline_seconds: float) -> HttpReply:
+    async def _exchange(
+        self,
+        method: str,
+        url: httpx.URL,
+        body: bytes,
+        deadline_seconds: float,
+        on_generation: Callable[[str], None] | None = None,
+    ) -> HttpReply:
         request = httpx.Request(method, url, headers=self._headers, content=body, extensions=self._extensions)
         response: httpx.Response | None = None
         try:
             async with asyncio.timeout(deadline_seconds):
                 response = await self._transport.handle_async_request(request)
                 try:
+                    if on_generation:
+                        on_generation(response.headers.get(_GENERATION_HEADER, ""))
                     return HttpReply(response.status_code, response.headers, await response.aread())
                 finally:
                     await response.aclose()

@@ -26,7 +26,8 @@ class ChatRequest:
     """A prompt addressed to a model. `custom_id` comes back in the provider's records; `deadline_seconds` is total.
 
     Requests that are equal in all but the deadline are one question, which the provider may answer again for nothing;
-    another `round` makes it a new one.
+    another `round` makes it a new one. `kind` and `tenant` are for the books and are not sent. `on_generation` hears
+    the generation's id as soon as headers name it, so that it is known whatever becomes of the body.
     """
 
     prompt: Prompt
@@ -34,11 +35,17 @@ class ChatRequest:
     custom_id: str
     deadline_seconds: float
     round: str = ""
+    kind: str = ""
+    tenant: str = ""
+    on_generation: Callable[[str], None] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
-    """A model's answer as it came: `content` is text that should be JSON of the prompt's schema."""
+    """A model's answer as it came: `content` is text that should be JSON of the prompt's schema.
+
+    `replay_of` is the generation that was billed, where the provider gave its answer again for nothing.
+    """
 
     content: str
     finish_reason: str
@@ -47,6 +54,7 @@ class ChatReply:
     generation_id: str
     usage: Usage = field(default_factory=Usage)
     sandbox: bool = False
+    replay_of: str | None = None
 
 
 class ChatModel(Protocol):
@@ -94,6 +102,9 @@ class JobStore(Protocol):
     `holder` names one attempt at a job, not the process: a process may be given the same job twice.
     """
 
+    @property
+    def calls(self) -> "CallLedger": ...
+
     async def begin(self, job_id: str, holder: str) -> Begun: ...
 
     async def renew(self, job_id: str, holder: str) -> bool: ...
@@ -109,3 +120,93 @@ class JobStore(Protocol):
     async def forget_old(self, died_before: float) -> int: ...
 
     async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One paid request, as it is put down before it is sent.
+
+    `question` is equal for requests with equal bytes. `bound_usd` is what it can cost at most; `overdue_seconds` after
+    its start it must have been settled, or its worker is gone. `generation_id` is known only to doubtful calls whose
+    headers came.
+    """
+
+    id: str
+    job_id: str
+    kind: str
+    tenant: str
+    model: str
+    question: str
+    started_at: float
+    bound_usd: float
+    overdue_seconds: float
+    generation_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What the provider charged. `cache_saved_usd`: what the tokens of its prompt cache would have cost beside that.
+
+    `is_billed` False: nothing was charged, as for a refused request.
+    """
+
+    is_billed: bool
+    usage: Usage = field(default_factory=Usage)
+    cache_saved_usd: float = 0.0
+    generation_id: str = ""
+
+
+class CallLedger(Protocol):
+    """The books of paid calls: open, then settled or *maybe billed*; and sums by the UTC day that a call starts in.
+
+    Every verb is atomic, safe to repeat (a call is counted once, however often it is settled), and waits for a store
+    that is away. Only what moves a call counts: settling moves it out of the open or the maybe-billed ones, and does
+    nothing for a call that is in neither.
+    """
+
+    async def open(self, call: Call) -> None:
+        """Put the intent down. Returns when it is stored: only then may the request be sent."""
+        ...
+
+    async def settle(self, call: Call, settlement: Settlement) -> None:
+        """What an open or maybe-billed call was charged. Those that were answered out of it are saved as much."""
+        ...
+
+    async def replayed(self, call: Call, source_id: str) -> None:
+        """The call was answered out of the generation `source_id`, for nothing.
+
+        Where that generation is not in the books, an unsettled call of the same job and question is the one that was
+        billed for it: it becomes maybe billed with this generation, due to be looked up at once. The saving is what
+        the generation cost, counted now or when that is known.
+        """
+        ...
+
+    async def doubt(self, call: Call, generation_id: str = "") -> None:
+        """Maybe billed: it was sent, and its reply did not come. It counts with `bound_usd` until it is settled."""
+        ...
+
+    async def doubt_overdue(self) -> int:
+        """Open calls past their time become maybe billed, some hundreds at once; how many."""
+        ...
+
+    async def claim_doubts(self, most: int) -> list[Call]:
+        """Maybe-billed calls whose generation is to be looked up now, by the caller alone.
+
+        Each comes again after a pause that doubles from `LOOKUP_BASE_SECONDS`, `LOOKUPS` times in all.
+        """
+        ...
+
+    async def forget_doubts(self, older_than_seconds: float) -> int:
+        """Drop doubts that nothing will clear any more, some hundreds at once; how many. The sums keep them."""
+        ...
+
+
+#: 2 s, 4 s, … : a generation is looked for over 68 minutes, as long as the provider could replay it.
+LOOKUP_BASE_SECONDS = 2
+LOOKUPS = 12
+
+
+class Generations(Protocol):
+    async def charged(self, generation_id: str) -> Settlement | None:
+        """What a generation was charged, by the provider's records; None where they do not know it (yet)."""
+        ...

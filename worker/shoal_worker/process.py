@@ -23,6 +23,7 @@ from shoal.postgres_jobs import DUE_AT_ONCE, PostgresJobs
 from shoal.publisher import RedisPublisher
 from shoal.settings import POSTGRES_SCHEMES, ProducerSettings
 from shoal.signing import Signer
+from shoal_worker.calls import CountedModel, clear_doubts
 from shoal_worker.openrouter import Gateway, OpenRouter
 from shoal_worker.ports import JobStore
 from shoal_worker.replies import Prices
@@ -48,13 +49,16 @@ class Process:
         self._queue = redis_client(settings.queue)
         self._outbox: PostgresJobs | None = None
         self.store = self._store(settings, signer)
-        self.model = OpenRouter(gateway_of(settings))
+        gateway = gateway_of(settings)
+        self.provider = OpenRouter(gateway)
+        self.model = CountedModel(self.provider, self.store.calls, gateway.prices, grace_seconds=settings.lease_seconds)
+        self._generations = self.provider if gateway.openrouter_fields else None
         limits = Limits(settings.model, settings.model_deadline_seconds, settings.job_time_limit_seconds)
         name = f"{os.getpid()}@{socket.gethostname()}/{uuid.uuid4().hex[:8]}"
         self.runner: Runner = runner_for(name, self.store, self.model, limits, signer)
         self._renew_every_seconds = settings.lease_seconds / 3
         self._dead_letter_ttl_seconds = settings.dead_letter_ttl_seconds
-        duties = [self._renew_leases(), self._bury_undecodable(), self._forget_old()]
+        duties = [self._renew_leases(), self._bury_undecodable(), self._forget_old(), self._clear_doubts()]
         if self._outbox:
             duties.append(self._publish_due(self._outbox))
         self._upkeep = [asyncio.create_task(duty) for duty in duties]
@@ -76,6 +80,7 @@ class Process:
             task.cancel()
         await asyncio.gather(*self._upkeep, return_exceptions=True)
         await self.model.aclose()
+        await self.provider.aclose()
         await self.store.aclose()
         if self._outbox:
             await self._outbox.aclose()
@@ -106,6 +111,14 @@ class Process:
                 log.warning("upkeep_failed", duty="publish_due", error=type(error).__name__)
                 published = 0
             await asyncio.sleep(0 if published >= DUE_AT_ONCE else OUTBOX_SECONDS)
+
+    async def _clear_doubts(self) -> None:
+        while True:
+            await asyncio.sleep(UPKEEP_SECONDS)
+            try:
+                await clear_doubts(self.store.calls, self._generations)
+            except Exception as error:  # noqa: BLE001 upkeep goes on, whatever the store says today
+                log.warning("upkeep_failed", duty="clear_doubts", error=type(error).__name__)
 
     async def _bury_undecodable(self) -> None:
         while True:

@@ -12,7 +12,7 @@ from pydantic_core import from_json
 
 from shoal.jobs import Usage
 from shoal_worker.errors import ContentRefused, EmptyAnswer, ProviderUnavailable, ReplyLost
-from shoal_worker.ports import ChatReply
+from shoal_worker.ports import ChatReply, Settlement
 from shoal_worker.refusals import (
     Complaint,
     error_of,
@@ -27,6 +27,10 @@ from shoal_worker.refusals import (
 #: The sandbox marks each of its replies twice, so that no answer of its own passes for a model's.
 SANDBOX_HEADER = "x-shoal-sandbox"
 SANDBOX_FINGERPRINT = "shoal-sandbox"
+
+#: Whether an answer came out of the response cache, and whose it is.
+CACHE_STATUS_HEADER = "x-openrouter-cache-status"
+CACHE_SOURCE_HEADER = "x-openrouter-cache-source-id"
 
 #: No honest count is larger; a wrong one must not spoil the sums.
 _MOST_TOKENS = 10**12
@@ -46,6 +50,10 @@ class Prices:
             (input_tokens - cached) * self.input_usd + cached * self.cached_usd + output_tokens * self.output_usd
         )
         return per_million / 1_000_000
+
+    def cache_saved_usd(self, usage: Usage) -> float:
+        """What the cached tokens of a prompt would have cost more."""
+        return min(usage.cached_tokens, usage.input_tokens) * max(0.0, self.input_usd - self.cached_usd) / 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +150,34 @@ def _answer(
         generation_id=_text(headers.get("x-generation-id")) or _text(completion.get("id")),
         usage=usage,
         sandbox=SANDBOX_HEADER in headers or completion.get("system_fingerprint") == SANDBOX_FINGERPRINT,
+        replay_of=_replay_of(headers),
     )
+
+
+def _replay_of(headers: Mapping[str, str]) -> str | None:
+    """The generation whose answer this is, where it came out of the provider's response cache."""
+    if _text(headers.get(CACHE_STATUS_HEADER)).upper() != "HIT":
+        return None
+    return _text(headers.get(CACHE_SOURCE_HEADER))
+
+
+def read_generation(reply: HttpReply, prices: Prices, *, now: float) -> Settlement | None:
+    """What `GET /generation` says was charged; None where the provider does not know the generation (yet)."""
+    if reply.status == 404:
+        return None
+    card = mapping(read_object(reply, now=now).get("data"))
+    cost_usd = number(card.get("total_cost"))
+    if cost_usd is None:
+        return None
+    usage = Usage(
+        input_tokens=_count(card.get("native_tokens_prompt")),
+        cached_tokens=_count(card.get("native_tokens_cached")),
+        reasoning_tokens=_count(card.get("native_tokens_reasoning")),
+        output_tokens=_count(card.get("native_tokens_completion")),
+        cost_usd=max(0.0, cost_usd),
+        calls=1,
+    )
+    return Settlement(usage.cost_usd > 0, usage, prices.cache_saved_usd(usage), _text(card.get("id")))
 
 
 def read_usage(completion: Mapping[str, Any], prices: Prices) -> Usage:

@@ -120,7 +120,10 @@ class Runner:
         name = message.model or self.limits.model
         deadline_seconds, factor = self.limits.model_deadline_seconds, message.cap_factor
         question = f"{message.enqueued_at:.3f}/{message.round}"
-        asker = Asker(self.model, name, message.id, deadline_seconds, factor, question, usage=message.spent)
+        asker = Asker(
+            *(self.model, name, message.id, deadline_seconds, factor, question, message.kind, message.tenant),
+            usage=message.spent,
+        )
         try:
             refuse(message, deliveries, started, self.limits)
             async with asyncio.timeout(self.limits.job_time_limit_seconds):

@@ -1,5 +1,5 @@
 -- Claim a key and queue its message, in one step: a producer that dies leaves both or neither.
--- KEYS: job record, result record, queue, dead letters, their times.
+-- KEYS: job record, result record, queue, dead letters, their times, sums of the day.
 -- ARGV: fingerprint, message, seconds to keep the record, job id.
 -- Returns {what became of it, status}: queued, joined or conflict.
 local known = redis.call('HGET', KEYS[1], 'fingerprint')
@@ -11,6 +11,15 @@ if known then
   local over = status == 'discarded' or status == 'cancelled'
   local forgotten = status == 'completed' and redis.call('EXISTS', KEYS[2]) == 0
   if not over and not forgotten then
+    -- What joining saves is what the job cost: known now, or counted when it ends. No count may keep a job out.
+    local cost = redis.call('HMGET', KEYS[1], 'nano_usd', 'cost_labels')
+    if cost[2] then
+      redis.pcall('HINCRBY', KEYS[6], 'joined_jobs|' .. cost[2], 1)
+      redis.pcall('HINCRBY', KEYS[6], 'joined_saved_nano_usd|' .. cost[2], cost[1])
+      redis.pcall('EXPIRE', KEYS[6], 400 * 86400)
+    elseif status ~= 'completed' then
+      redis.pcall('HINCRBY', KEYS[1], 'joins', 1)
+    end
     return {'joined', status}
   end
   redis.call('DEL', KEYS[1], KEYS[2])

@@ -18,6 +18,7 @@ from shoal.errors import JobCancelled, JobFailed
 from shoal.jobs import DeadLetter, JobMessage, Outcome, Status
 from shoal.postgres import Database, Grouped, Row, exact_or_json, is_away, statement, storable
 from shoal_worker.ports import Begun, Granted, Held, Stored
+from shoal_worker.stores.postgres_calls import PostgresCalls
 
 #: Rows deleted in one statement: some milliseconds of work, so that jobs do not wait behind it.
 FORGET_AT_ONCE = 500
@@ -38,6 +39,7 @@ class PostgresStore:
         self._begin = database.grouped(_SQL["begin"], ("id", "holder"), **lease, **keep)
         self._renew = database.grouped(_SQL["renew"], ("id", "holder"), **lease)
         self._ended = database.grouped(_SQL["finish"], (*_ENDING, *_LETTER), **keep)
+        self.calls = PostgresCalls(database, self._call)
         self._park = database.grouped(_SQL["park"], ("id", "holder", "message", "after_seconds"))
 
     async def begin(self, job_id: str, holder: str) -> Begun:
@@ -82,7 +84,7 @@ class PostgresStore:
         """Drop dead letters that are too old, and what has been kept long enough, some hundreds at a time."""
         values = {"died_before": died_before, "most": FORGET_AT_ONCE}
         [(count,)] = await self._database.rows(_SQL["forget"], values)
-        return int(count)
+        return int(count) + await self.calls.sum_up()
 
     async def aclose(self) -> None:
         await self._database.aclose()

@@ -5,6 +5,7 @@ server that is away is waited for: an answer that was paid for is not thrown awa
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from random import Random
 from typing import Any
@@ -15,12 +16,14 @@ from redis.exceptions import ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shoal import records, wire
+from shoal.costs import day_of
 from shoal.errors import JobCancelled, JobFailed
 from shoal.jobs import DeadLetter, JobMessage, Outcome, Status
 from shoal.redis_jobs import RedisDeadLetters
 from shoal.scripts import Scripts
 from shoal.signing import Signer
 from shoal_worker.ports import Begun, Granted, Held, Stored
+from shoal_worker.stores.redis_calls import SCRIPTS, RedisCalls
 
 #: What a server that restarts, fails over or loads its data says. Everything else is a mistake of ours.
 AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OSError)
@@ -34,11 +37,14 @@ class RedisStore:
     ) -> None:
         self._client = client
         names = ("begin", "renew", "finish", "park")
-        self._scripts = Scripts(client, {name: wire.script("shoal_worker.stores", name) for name in names})
+        texts = {name: wire.script("shoal_worker.stores", name) for name in names}
+        self._scripts = Scripts(client, texts | SCRIPTS)
         self._lease_ms = int(lease_seconds * 1000)
         self._keep_seconds = keep_seconds
         self._rng = rng
         self._signer = signer
+        #: The ledger of calls: its entries share round trips with the store's verbs.
+        self.calls = RedisCalls(self._call, keep_seconds)
 
     async def begin(self, job_id: str, holder: str) -> Begun:
         word, value = await self._call("begin", self._keys(job_id), [holder, self._lease_ms, self._keep_seconds])
@@ -91,7 +97,7 @@ class RedisStore:
         buried = (letter.model_dump_json(), letter.died_at) if letter else ("", 0)
         stored = await self._call(
             "finish",
-            [*self._keys(job_id), wire.DEAD, wire.DEAD_TIMES],
+            [*self._keys(job_id), wire.DEAD, wire.DEAD_TIMES, wire.job_calls(job_id), _sums_of_today()],
             [holder, record, self._keep_seconds, wire.result_record(job_id), status, job_id, *buried],
         )
         return bool(stored)
@@ -112,3 +118,7 @@ class RedisStore:
                     raise
                 tries += 1
                 await asyncio.sleep(self._rng.uniform(0.5, 2.0))
+
+
+def _sums_of_today() -> str:
+    return wire.cost_sums(day_of(time.time()))

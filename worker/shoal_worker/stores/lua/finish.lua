@@ -1,5 +1,5 @@
 -- Store how a job ended, once: the first writer wins.
--- KEYS: job record, result record, dead letters, their times.
+-- KEYS: job record, result record, dead letters, their times, the job's calls, sums of the day.
 -- ARGV: holder, result, seconds to keep it, channel, status, job id, dead letter or '', Unix time of its death.
 local holder = redis.call('HGET', KEYS[1], 'holder')
 if holder == ARGV[1] then
@@ -14,6 +14,20 @@ if not redis.call('SET', KEYS[2], ARGV[2], 'NX', 'EX', ARGV[3]) then
 end
 redis.call('PUBLISH', ARGV[4], ARGV[2])
 redis.call('HSET', KEYS[1], 'status', ARGV[5])
+-- What the job cost is what each job saved that joined it.
+local cost = redis.call('HMGET', KEYS[5], 'labels', 'nano_usd')
+if cost[1] then
+  local nano_usd = cost[2] or 0
+  local joins = redis.call('HGET', KEYS[1], 'joins')
+  redis.call('HSET', KEYS[1], 'cost_labels', cost[1], 'nano_usd', nano_usd)
+  if joins then
+    redis.call('HDEL', KEYS[1], 'joins')
+    redis.call('HINCRBY', KEYS[6], 'joined_jobs|' .. cost[1], joins)
+    redis.call('HINCRBY', KEYS[6], 'joined_saved_nano_usd|' .. cost[1], joins * nano_usd)
+    redis.call('EXPIRE', KEYS[6], 400 * 86400)
+  end
+  redis.call('UNLINK', KEYS[5])
+end
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 if ARGV[7] ~= '' then
   redis.call('HSET', KEYS[3], ARGV[6], ARGV[7])

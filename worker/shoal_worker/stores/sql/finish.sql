@@ -9,7 +9,7 @@ WITH given AS (
   ) AS g (id, holder, status, kind, record, exact, finished_at, cause, fingerprint, reason, attempts, letter)
 ),
 locked AS (
-  SELECT j.id, j.holder, j.tenant
+  SELECT j.id, j.holder, j.tenant, j.joins
   FROM shoal.jobs AS j
   JOIN given AS g USING (id)
   ORDER BY j.id
@@ -18,7 +18,7 @@ locked AS (
 -- Who has lost the lease (frozen for longer than it) may bring an answer, for it is paid, but must not give the job
 -- up while another works on it.
 allowed AS (
-  SELECT g.*, coalesce(l.tenant, '') AS tenant
+  SELECT g.*, coalesce(l.tenant, '') AS tenant, coalesce(l.joins, 0) AS joins
   FROM given AS g
   LEFT JOIN locked AS l USING (id)
   WHERE g.letter IS NULL OR g.holder = '' OR l.holder IS NULL OR l.holder = g.holder
@@ -41,6 +41,7 @@ released AS (
     lease_until = CASE WHEN j.holder = g.holder THEN NULL ELSE j.lease_until END,
     deliveries = CASE WHEN j.holder = g.holder THEN 0 ELSE j.deliveries END,
     due_at = NULL,
+    joins = 0,
     keep_until = clock_timestamp() + make_interval(secs => %(keep_seconds)s)
   FROM allowed AS g
   LEFT JOIN stored AS s ON s.job_id = g.id
@@ -53,6 +54,24 @@ buried AS (
   JOIN stored AS s ON s.job_id = g.id
   WHERE g.letter IS NOT NULL
   ON CONFLICT (job_id) DO NOTHING
+),
+-- What the job cost is what each job saved that joined it.
+joined AS (
+  INSERT INTO shoal.cost_sums AS c (day, kind, tenant, model, joined_jobs, joined_saved_nano_usd)
+  SELECT
+    (clock_timestamp() AT TIME ZONE 'UTC')::date,
+    g.kind,
+    g.tenant,
+    coalesce((SELECT model FROM shoal.calls WHERE job_id = g.id LIMIT 1), g.record::jsonb #>> '{result,model}'),
+    sum(g.joins),
+    sum(g.joins * round((g.record::jsonb #>> '{result,usage,cost_usd}')::numeric * 1e9))
+  FROM allowed AS g
+  JOIN stored AS s ON s.job_id = g.id
+  WHERE g.joins > 0 AND g.status = 'completed'
+  GROUP BY 1, 2, 3, 4
+  ON CONFLICT (day, kind, tenant, model) DO UPDATE SET
+    joined_jobs = c.joined_jobs + excluded.joined_jobs,
+    joined_saved_nano_usd = c.joined_saved_nano_usd + excluded.joined_saved_nano_usd
 ),
 -- A payload has room for 8,000 bytes.
 told AS (
