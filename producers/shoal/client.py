@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from shoal import keys, records, wire
 from shoal.control import revoke
-from shoal.costs import day_of
+from shoal.costs import Costs, RedisCosts, day_of
 from shoal.deadletters import Changes, DeadLetters, revived
 from shoal.errors import (
     IdempotencyConflict,
@@ -101,6 +101,7 @@ class AsyncShoal:
         self._watcher = ResultWatcher(self._client)
         self._signer = Signer.of(self.settings.signing_keys)
         self.dead = DeadLetters(self._client)
+        self.costs: Costs = RedisCosts(self._client)
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,0 +1,218 @@
+"""The ledger of calls against the provider's own bill, through real workers. The provider is the sandbox.
+
+What must always hold: no billed call is missing (bill ≤ billed + maybe billed), and none is counted that was not
+billed (billed ≤ bill).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import redis
+
+from conftest import Sandbox, Workers, eventually
+from shoal import Classify, Rank, Shoal, Summarize, wire
+from shoal.costs import Cost, nano_usd, total
+from shoal.jobs import Args, Status
+
+LABELS = ("billing", "bug")
+SHORT = {"lease_seconds": 1, "visibility_timeout_seconds": 2, "model_deadline_seconds": 4}
+
+
+def question(number: int = 0, marker: str = "") -> Classify:
+    return Classify(text=f"I was charged twice, case {number}. {marker}", labels=LABELS)
+
+
+def cost_lines(workers: Workers, *options: str) -> dict[str, Any]:
+    """`shoal cost --json`, as a person's program reads it."""
+    command = [sys.executable, "-c", "from shoal.cli import main; main()", "cost", "--json", *options]
+    done = subprocess.run(command, env=workers.environ, capture_output=True, check=True, timeout=60)
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def summed(client: "redis.Redis") -> Cost:
+    """All that is in the books."""
+    from shoal.costs import costs_of, day_of
+
+    days: Any = client.keys("shoal:cost:*")
+    hashes: list[Any] = [client.hgetall(day) for day in days]
+    return total(cost for sums in hashes for cost in costs_of(day_of(0), sums).values())
+
+
+def balanced(client: "redis.Redis", sandbox: Sandbox) -> Cost:
+    """The books, when no call is open any more; they must agree with the bill."""
+    eventually(lambda: client.hlen(wire.OPEN_CALLS) == 0, 60, "an end of all calls")
+    eventually(lambda: sandbox.bill()["in_flight"] == 0, what="an end of all requests")
+    cost, bill = summed(client), sandbox.bill()
+    assert cost.billed_calls <= bill["billed_calls"] <= cost.billed_calls + cost.maybe_calls
+    assert cost.billed_nano_usd <= nano_usd(bill["cost_usd"]) <= cost.billed_nano_usd + cost.maybe_nano_usd
+    return cost
+
+
+def settled(client: "redis.Redis", sandbox: Sandbox) -> Cost:
+    """The books when they are the bill, to the last digit, with nothing in doubt."""
+    eventually(lambda: summed(client).billed_calls == sandbox.bill()["billed_calls"], 60, "books that are the bill")
+    cost = balanced(client, sandbox)
+    assert cost.billed_nano_usd == nano_usd(sandbox.bill()["cost_usd"])
+    return cost
+
+
+def test_a_normal_day_is_the_providers_bill_to_the_last_digit(
+    shoal: Shoal, workers: Workers, sandbox: Sandbox, client: "redis.Redis"
+) -> None:
+    workers.start()
+    jobs: list[Args[Any]] = [question(number) for number in range(200)]
+    jobs += [question(number, "[[fault:server_500*1]] [[fault:misfit_json*1]]") for number in range(3)]
+    jobs += [Rank(query="cat", documents=("cats", "dogs")), Summarize(text="One fish. Two fish. Red fish.")]
+    long_list = tuple(f"label number {number} with a long name" for number in range(150))
+    jobs += [Classify(text=f"It is label number {number}", labels=long_list) for number in range(4)]
+    outcomes = list(shoal.map(jobs, on_failure=lambda _: None))
+    cost = settled(client, sandbox)
+    assert len(outcomes) == len(jobs)
+    assert (cost.maybe_calls, cost.replayed_calls, cost.joined_jobs) == (0, 0, 0)
+    assert cost.billed_nano_usd == sum(nano_usd(outcome.usage.cost_usd) for outcome in outcomes)
+    assert cost.cached_tokens > 0
+    assert cost.cache_saved_nano_usd == cost.cached_tokens * 180
+    told = cost_lines(workers, "--by", "kind")
+    assert [row["kind"] for row in told["rows"]] == ["classify", "rank", "summarize"]
+    assert told["total"]["billed_usd"] == pytest.approx(sandbox.bill()["cost_usd"], abs=1e-9)
+    assert all(client.ttl(calls) <= 10 for calls in client.keys("shoal:calls:*"))
+    assert all(0 < client.ttl(day) <= 400 * 86_400 for day in client.keys("shoal:cost:*"))
+
+
+def test_an_answer_lost_with_its_worker_is_settled_by_its_replay(
+    shoal: Shoal, workers: Workers, sandbox: Sandbox, client: "redis.Redis"
+) -> None:
+    """The store is frozen while the answer comes, so that the killed worker can write nothing down."""
+    server = int(client.info()["process_id"])
+    sandbox.scenario(latency_seconds=1.0)
+    worker = workers.start(**SHORT)
+    job = shoal.enqueue(question())
+    eventually(lambda: sandbox.bill()["in_flight"] == 1, what="the call")
+    os.kill(server, signal.SIGSTOP)
+    try:
+        eventually(lambda: sandbox.bill()["in_flight"] == 0, what="the answer")
+        worker.kill()
+        worker.wait()
+    finally:
+        os.kill(server, signal.SIGCONT)
+    assert client.hlen(wire.OPEN_CALLS) == 1
+    workers.start(**SHORT)
+    assert job.result(60).label == "billing"
+    cost = settled(client, sandbox)
+    assert (cost.billed_calls, cost.maybe_calls, cost.replayed_calls) == (1, 0, 1)
+    assert cost.replay_saved_nano_usd == cost.billed_nano_usd > 0
+
+
+def test_a_call_in_flight_at_a_kill_is_maybe_billed(
+    shoal: Shoal, workers: Workers, sandbox: Sandbox, client: "redis.Redis"
+) -> None:
+    """Its answer reached nobody and was not kept: it is billed twice, and the first has no known generation."""
+    sandbox.scenario(latency_seconds=1.0)
+    worker = workers.start(**SHORT)
+    jobs = [shoal.enqueue(question(number)) for number in range(20)]
+    eventually(lambda: sandbox.bill()["in_flight"] == 20, what="the calls")
+    worker.kill()
+    worker.wait()
+    workers.start(**SHORT)
+    for job in jobs:
+        job.result(60)
+    cost = balanced(client, sandbox)
+    assert (cost.billed_calls, cost.maybe_calls) == (20, 20)
+    assert sandbox.bill()["billed_calls"] == 40
+
+
+@pytest.mark.parametrize("fault", ["cut_body", "drip_whitespace:6"])
+def test_a_reply_lost_after_its_headers_is_looked_up(
+    shoal: Shoal, workers: Workers, sandbox: Sandbox, client: "redis.Redis", fault: str
+) -> None:
+    """Cut, or longer than the deadline."""
+    workers.start(**SHORT)
+    job = shoal.enqueue(question(marker=f"[[fault:{fault}*1]]"))
+    assert job.outcome(60).attempts == 2
+    cost = settled(client, sandbox)
+    assert (cost.billed_calls, cost.maybe_calls) == (2, 0)
+
+
+def test_a_deadline_before_the_headers_stays_maybe_billed(
+    shoal: Shoal, workers: Workers, sandbox: Sandbox, client: "redis.Redis"
+) -> None:
+    workers.start(**SHORT)
+    job = shoal.enqueue(question(marker="[[fault:slow_headers:6*1]]"))
+    assert job.outcome(60).attempts == 2
+    cost = balanced(client, sandbox)
+    assert (cost.billed_calls, cost.maybe_calls) == (1, 1)
+
+
+@pytest.mark.parametrize("headers", [True, False])
+def test_a_cancelled_call_is_closed_and_what_it_cost_is_found_out(
+    shoal: Shoal, workers: Workers, sandbox: Sandbox, client: "redis.Redis", *, headers: bool
+) -> None:
+    workers.start()
+    job = shoal.enqueue(question(marker=f"[[fault:{'drip_whitespace' if headers else 'slow_headers'}:4]]"))
+    eventually(lambda: job.status() == Status.RUNNING, what="a running job")
+    eventually(lambda: sandbox.bill()["billed_calls"] == 1, what="a call that the provider bills")
+    assert job.cancel()
+    eventually(lambda: client.hlen(wire.OPEN_CALLS) == 0, what="the closed call")
+    if headers:
+        assert settled(client, sandbox).billed_calls == 1
+    else:
+        assert balanced(client, sandbox).maybe_calls == 1
+
+
+def test_a_stopping_worker_that_has_no_time_leaves_no_call_uncounted(
+    shoal: Shoal, workers: Workers, sandbox: Sandbox, client: "redis.Redis"
+) -> None:
+    """A second signal cancels what runs. The calls are closed, and the jobs answered by the next worker."""
+    sandbox.scenario(latency_seconds=2.0)
+    worker = workers.start(**SHORT)
+    jobs = [shoal.enqueue(question(number)) for number in range(20)]
+    eventually(lambda: sandbox.bill()["in_flight"] == 20, what="the calls")
+    worker.send_signal(signal.SIGQUIT)
+    worker.wait(30)
+    assert client.hlen(wire.OPEN_CALLS) == 0
+    assert summed(client).maybe_calls == 20
+    workers.start(**SHORT)
+    for job in jobs:
+        job.result(60)
+    assert balanced(client, sandbox).billed_calls == 20
+
+
+def test_a_thousand_joins_show_what_they_saved(
+    shoal: Shoal, workers: Workers, sandbox: Sandbox, client: "redis.Redis"
+) -> None:
+    """Half of them while the job waits, half when it has its answer."""
+    jobs = [shoal.enqueue(question()) for _ in range(500)]
+    workers.start()
+    price = nano_usd(jobs[0].outcome(30).usage.cost_usd)
+    jobs += [shoal.enqueue(question()) for _ in range(501)]
+    assert len({job.id for job in jobs}) == 1
+    cost = settled(client, sandbox)
+    assert (cost.billed_calls, cost.billed_nano_usd) == (1, price)
+    assert (cost.joined_jobs, cost.joined_saved_nano_usd) == (1_000, 1_000 * price)
+    told = cost_lines(workers, "--by", "model")
+    assert told["rows"] == [{"model": "openai/gpt-5.4-nano", **cost.as_json()}]
+
+
+def test_a_store_that_is_away_loses_no_settlement(
+    shoal: Shoal, workers: Workers, sandbox: Sandbox, client: "redis.Redis"
+) -> None:
+    server = int(client.info()["process_id"])
+    sandbox.scenario(latency_seconds=1.0)
+    workers.start()
+    jobs = [shoal.enqueue(question(number)) for number in range(20)]
+    eventually(lambda: sandbox.bill()["in_flight"] == 20, what="the calls")
+    os.kill(server, signal.SIGSTOP)
+    try:
+        # Longer than the worker waits for a reply of its store.
+        eventually(lambda: b"Timeout" in workers.log() or b"Error" in workers.log(), 40, "a store that is missed")
+    finally:
+        os.kill(server, signal.SIGCONT)
+    for job in jobs:
+        job.result(60)
+    assert settled(client, sandbox).maybe_calls == 0
