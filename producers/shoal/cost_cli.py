@@ -17,7 +17,12 @@ from shoal.errors import QueueUnavailable
 GROUPS = ("day", "kind", "tenant", "model")
 #: The sums are kept no longer.
 MAX_DAYS = 400
-HEADINGS = ("calls", "billed", "maybe\nbilled", "at\nmost", "replays", "saved", "by prompt\ncache", "joins", "saved")
+HEADINGS = (
+    *("billed\ncalls", "billed\n$"),
+    *("maybe\nbilled", "at most\n$"),
+    *("replays", "saved\n$", "prompt\ncache\nsaved $"),
+    *("joins", "saved\n$"),
+)
 
 
 def first_day(since: str, today: date) -> date:
@@ -59,9 +64,9 @@ def _read(first: date, last: date) -> dict[Labels, Cost]:
 
 def table_of(by: str, groups: dict[str, Cost]) -> Table:
     """One line a group and their total. `at most` is what the maybe-billed calls can have cost."""
-    table = Table(box=None, show_footer=True, padding=(0, 1))
+    table = Table(box=None, show_footer=True, padding=(0, 2, 0, 0))
     sums = _cells(total(groups.values()))
-    table.add_column(by, footer="total", overflow="fold")
+    table.add_column(by, footer="total", overflow="fold", min_width=10)
     for heading, summed in zip(HEADINGS, sums, strict=True):
         table.add_column(heading, footer=summed, justify="right", no_wrap=True)
     for name, group in groups.items():
@@ -71,16 +76,20 @@ def table_of(by: str, groups: dict[str, Cost]) -> Table:
 
 def _cells(group: Cost) -> tuple[str, ...]:
     return (
-        f"{group.billed_calls:,}",
+        _count(group.billed_calls),
         _money(group.billed_nano_usd),
-        f"{group.maybe_calls:,}",
+        _count(group.maybe_calls),
         _money(group.maybe_nano_usd),
-        f"{group.replayed_calls:,}",
+        _count(group.replayed_calls),
         _money(group.replay_saved_nano_usd),
         _money(group.cache_saved_nano_usd),
-        f"{group.joined_jobs:,}",
+        _count(group.joined_jobs),
         _money(group.joined_saved_nano_usd),
     )
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number < 1_000_000 else f"{number / 1_000_000:,.2f}M"
 
 
 def _money(nano: int) -> str:

@@ -16,7 +16,7 @@ import redis
 
 from conftest import Sandbox, Workers, eventually
 from shoal import Classify, Rank, Shoal, Summarize, wire
-from shoal.costs import Cost, nano_usd, total
+from shoal.costs import Cost, costs_of, day_of, nano_usd, total
 from shoal.jobs import Args, Status
 
 LABELS = ("billing", "bug")
@@ -27,18 +27,15 @@ def question(number: int = 0, marker: str = "") -> Classify:
     return Classify(text=f"I was charged twice, case {number}. {marker}", labels=LABELS)
 
 
-def cost_lines(workers: Workers, *options: str) -> dict[str, Any]:
-    """`shoal cost --json`, as a person's program reads it."""
-    command = [sys.executable, "-c", "from shoal.cli import main; main()", "cost", "--json", *options]
-    done = subprocess.run(command, env=workers.environ, capture_output=True, check=True, timeout=60)
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+def shoal_cost(workers: Workers, *options: str) -> str:
+    """What the command says to a person with a terminal of 100 columns."""
+    command = [sys.executable, "-c", "from shoal.cli import main; main()", "cost", *options]
+    environ = {**workers.environ, "COLUMNS": "100"}
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 def summed(client: "redis.Redis") -> Cost:
     """All that is in the books."""
-    from shoal.costs import costs_of, day_of
-
     days: Any = client.keys("shoal:cost:*")
     hashes: list[Any] = [client.hgetall(day) for day in days]
     return total(cost for sums in hashes for cost in costs_of(day_of(0), sums).values())
@@ -78,7 +75,7 @@ def test_a_normal_day_is_the_providers_bill_to_the_last_digit(
     assert cost.billed_nano_usd == sum(nano_usd(outcome.usage.cost_usd) for outcome in outcomes)
     assert cost.cached_tokens > 0
     assert cost.cache_saved_nano_usd == cost.cached_tokens * 180
-    told = cost_lines(workers, "--by", "kind")
+    told = json.loads(shoal_cost(workers, "--by", "kind", "--json"))
     assert [row["kind"] for row in told["rows"]] == ["classify", "rank", "summarize"]
     assert told["total"]["billed_usd"] == pytest.approx(sandbox.bill()["cost_usd"], abs=1e-9)
     assert all(client.ttl(calls) <= 10 for calls in client.keys("shoal:calls:*"))
@@ -195,8 +192,10 @@ def test_a_thousand_joins_show_what_they_saved(
     cost = settled(client, sandbox)
     assert (cost.billed_calls, cost.billed_nano_usd) == (1, price)
     assert (cost.joined_jobs, cost.joined_saved_nano_usd) == (1_000, 1_000 * price)
-    told = cost_lines(workers, "--by", "model")
+    told = json.loads(shoal_cost(workers, "--by", "model", "--since", "1d", "--json"))
     assert told["rows"] == [{"model": "openai/gpt-5.4-nano", **cost.as_json()}]
+    last = shoal_cost(workers).splitlines()[-1].split()
+    assert last == f"total 1 {price / 1e9:.6f} 0 0 0 0 0 1,000 {1_000 * price / 1e9:.6f}".split()
 
 
 def test_a_store_that_is_away_loses_no_settlement(
@@ -216,3 +215,27 @@ def test_a_store_that_is_away_loses_no_settlement(
     for job in jobs:
         job.result(60)
     assert settled(client, sandbox).maybe_calls == 0
+
+
+def await_calls(sandbox: Sandbox, more: int) -> None:
+    before = sandbox.bill()["requests"]
+    eventually(lambda: sandbox.bill()["requests"] >= before + more, what=f"{more} more calls")
+
+
+def test_kills_and_faults_together_leave_the_books_true(
+    shoal: Shoal, workers: Workers, sandbox: Sandbox, client: "redis.Redis"
+) -> None:
+    """Each job meets a fault of its own, and three workers are killed with all they have in their hands."""
+    faults = ("cut_body*1", "connection_reset*1", "server_500*1", "empty_stop*1", "drip_whitespace:6*1", "refusal*1")
+    sandbox.scenario(latency_seconds=0.5)
+    jobs = [shoal.enqueue(question(number, f"[[fault:{faults[number % 6]}]]")) for number in range(120)]
+    for _ in range(3):
+        worker = workers.start(**SHORT)
+        await_calls(sandbox, 20)
+        worker.kill()
+        worker.wait()
+    workers.start(**SHORT)
+    over = {Status.COMPLETED, Status.DISCARDED}
+    eventually(lambda: all(job.status() in over for job in jobs), 90, "an end of all jobs")
+    cost = balanced(client, sandbox)
+    assert cost.maybe_calls > 0
