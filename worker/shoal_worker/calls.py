@@ -23,7 +23,7 @@ from shoal_worker.replies import Prices
 #: What stands around the texts of a prompt: roles, separators.
 _FRAME_TOKENS = 64
 #: How long a stopping process waits for its last entries; what is not written by then is found overdue by others.
-_CLOSE_SECONDS = 5.0
+_CLOSE_SECONDS = 2.0
 _LOOKUPS_AT_ONCE = 20
 #: No generation is looked for, and none replayed, after so long.
 DOUBT_KEPT_SECONDS = 86_400.0
