@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 import redis
@@ -32,6 +33,13 @@ def shoal_cost(workers: Workers, *options: str) -> str:
     command = [sys.executable, "-c", "from shoal.cli import main; main()", "cost", *options]
     environ = {**workers.environ, "COLUMNS": "100"}
     return subprocess.run(command, env=environ, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def requests(sandbox: Sandbox) -> list[dict[str, Any]]:
+    """What the provider has seen."""
+    with urlopen(f"{sandbox.control}/requests") as reply:
+        told: list[dict[str, Any]] = json.loads(reply.read())["requests"]
+        return told
 
 
 def summed(client: "redis.Redis") -> Cost:
@@ -156,6 +164,7 @@ def test_a_cancelled_call_is_closed_and_what_it_cost_is_found_out(
     eventually(lambda: sandbox.bill()["billed_calls"] == 1, what="a call that the provider bills")
     assert job.cancel()
     eventually(lambda: client.hlen(wire.OPEN_CALLS) == 0, what="the closed call")
+    eventually(lambda: requests(sandbox)[0]["client_disconnected"], what="a provider that has seen it closed")
     if headers:
         assert settled(client, sandbox).billed_calls == 1
     else:

@@ -71,6 +71,11 @@ def test_a_generation_that_is_not_known_yet_says_nothing(reply: HttpReply) -> No
     assert read_generation(reply, Prices(), now=0) is None
 
 
+@pytest.mark.parametrize("cost", [-1, 1e12, "much", True])
+def test_a_cost_that_cannot_be_is_none(cost: object) -> None:
+    assert read_generation(generation(200, {"total_cost": cost}), Prices(), now=0) is None
+
+
 def test_a_generation_that_cost_nothing_was_not_billed() -> None:
     read = read_generation(generation(200, {"total_cost": 0}), Prices(), now=0)
     assert read

@@ -151,11 +151,15 @@ async def clear_doubts(ledger: CallLedger, generations: Generations | None) -> N
         pass
     if generations is None:
         return
-    for call in await ledger.claim_doubts(_LOOKUPS_AT_ONCE):
-        try:
-            charged = await generations.charged(call.generation_id)
-        except WorkerError as error:
-            log.warning("generation_not_looked_up", cause=error.cause)
-            continue
-        if charged is not None:
-            await ledger.settle(call, charged)
+    claimed = await ledger.claim_doubts(_LOOKUPS_AT_ONCE)
+    await asyncio.gather(*(_look_up(call, ledger, generations) for call in claimed))
+
+
+async def _look_up(call: Call, ledger: CallLedger, generations: Generations) -> None:
+    try:
+        charged = await generations.charged(call.generation_id)
+    except WorkerError as error:
+        log.warning("generation_not_looked_up", cause=error.cause)
+        return
+    if charged is not None:
+        await ledger.settle(call, charged)
