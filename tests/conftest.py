@@ -18,6 +18,7 @@ from pydantic_core import from_json, to_json
 
 from postgres_server import Postgres, postgres_server
 from shoal import ProducerSettings, Shoal
+from shoal.costs import COST_FIELDS, Cost, costs_of, day_of, total
 from shoal_worker import services
 from shoal_worker.stores.migrations import migrate
 
@@ -211,6 +212,23 @@ class Kept:
             return int(sum(waiting))
         [(in_outbox,)] = self.sql("SELECT count(*) FROM shoal.jobs WHERE due_at IS NOT NULL")
         return int(sum(waiting) + in_outbox)
+
+    def open_calls(self) -> int:
+        """Calls that are in the books and in no sum."""
+        if self.result_url is None:
+            with redis.Redis.from_url(self.valkey) as client:
+                return int(client.hlen("shoal:calls:open"))
+        [(count,)] = self.sql("SELECT count(*) FROM shoal.calls WHERE state = 'open'")
+        return int(count)
+
+    def cost(self) -> Cost:
+        """All that is in the books."""
+        if self.result_url is None:
+            with redis.Redis.from_url(self.valkey) as client:
+                days: Any = client.keys("shoal:cost:*")
+                hashes: list[Any] = [client.hgetall(day) for day in days]
+            return total(cost for sums in hashes for cost in costs_of(day_of(0), sums).values())
+        return total(Cost(*row) for row in self.sql(f"SELECT {', '.join(COST_FIELDS)} FROM shoal.cost"))
 
     def sql(self, statement: str) -> list[Any]:
         assert self.result_url is not None

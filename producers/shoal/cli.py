@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from shoal import files
 from shoal.client import Shoal
+from shoal.cost_cli import cost
 from shoal.dead_cli import dead
 from shoal.errors import InvalidJob, JobFailed, ShoalError
 from shoal.jobs import KINDS, Args, Outcome
@@ -45,6 +46,7 @@ def shoal() -> None:
 
 
 shoal.add_command(dead)
+shoal.add_command(cost)
 
 
 @shoal.command()

@@ -20,6 +20,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 
 from shoal import keys, records
 from shoal.control import revoke
+from shoal.costs import Costs
 from shoal.deadletters import Changes, revived
 from shoal.errors import (
     IdempotencyConflict,
@@ -91,6 +92,7 @@ class AsyncShoal:
         self._book = job_book(self.settings)
         self._watcher = ResultWatcher(self._book)
         self.dead: DeadLetters = self._book.dead
+        self.costs: Costs = self._book.costs
 
     async def __aenter__(self) -> Self:
         return self

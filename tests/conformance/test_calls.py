@@ -216,13 +216,17 @@ def test_a_replay_settles_no_call_beside_the_one_that_was_billed(keep: Keep) -> 
     keep(work)
 
 
-@pytest.mark.parametrize("other", [{"question": "q2"}, {"job_id": "another"}])
-def test_a_replay_says_nothing_of_other_questions(keep: Keep, other: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("other", "source_id"), [({"question": "q2"}, "gen-1"), ({"job_id": "another"}, "gen-1"), ({}, "")]
+)
+def test_a_replay_says_nothing_of_other_questions_nor_without_its_source(
+    keep: Keep, other: dict[str, Any], source_id: str
+) -> None:
     async def work(books: Books) -> None:
         await books.ledger.open(replace(CALL, id="c0", **other))
         await books.ledger.doubt(replace(CALL, id="c0", **other))
         await books.ledger.open(CALL)
-        await books.ledger.replayed(CALL, "gen-1")
+        await books.ledger.replayed(CALL, source_id)
         assert await books.ledger.claim_doubts(10) == []
         assert await books.sum() == MAYBE + REPLAYED
 

@@ -23,7 +23,7 @@ from shoal_worker.replies import Prices
 #: What stands around the texts of a prompt: roles, separators.
 _FRAME_TOKENS = 64
 #: How long a stopping process waits for its last entries; what is not written by then is found overdue by others.
-_CLOSE_SECONDS = 5.0
+_CLOSE_SECONDS = 2.0
 _LOOKUPS_AT_ONCE = 20
 #: No generation is looked for, and none replayed, after so long.
 DOUBT_KEPT_SECONDS = 86_400.0
@@ -63,22 +63,22 @@ class CountedModel:
         try:
             await self._ledger.open(call)
         except asyncio.CancelledError:
-            self._write(self._ledger.settle(call, NOT_BILLED))
+            await self._write(self._ledger.settle(call, NOT_BILLED))
             raise
         try:
             reply = await self._model.complete(replace(request, on_generation=generation_ids.append))
         except WorkerError as error:
             if isinstance(error, ReplyLost):
-                self._write(self._ledger.doubt(call, *generation_ids))
+                await self._write(self._ledger.doubt(call, *generation_ids))
             else:
-                self._write(
+                await self._write(
                     self._ledger.settle(call, settlement_of(error.usage, "".join(generation_ids), self._prices))
                 )
             raise
-        except BaseException:
-            self._write(self._ledger.doubt(call, *generation_ids))
+        except (Exception, asyncio.CancelledError):
+            await self._write(self._ledger.doubt(call, *generation_ids))
             raise
-        self._write(self._entry(call, reply))
+        await self._write(self._entry(call, reply))
         return reply
 
     async def aclose(self) -> None:
@@ -91,10 +91,12 @@ class CountedModel:
             return self._ledger.replayed(call, reply.replay_of)
         return self._ledger.settle(call, settlement_of(reply.usage, reply.generation_id, self._prices))
 
-    def _write(self, entry: Coroutine[Any, Any, None]) -> None:
+    async def _write(self, entry: Coroutine[Any, Any, None]) -> None:
+        """Send an entry off. It stands before whatever the caller sends next, in the same round trip."""
         task = asyncio.create_task(_logged(entry))
         self._entries.add(task)
         task.add_done_callback(self._entries.discard)
+        await asyncio.sleep(0)
 
 
 async def _logged(entry: Coroutine[Any, Any, None]) -> None:
@@ -149,11 +151,15 @@ async def clear_doubts(ledger: CallLedger, generations: Generations | None) -> N
         pass
     if generations is None:
         return
-    for call in await ledger.claim_doubts(_LOOKUPS_AT_ONCE):
-        try:
-            charged = await generations.charged(call.generation_id)
-        except WorkerError as error:
-            log.warning("generation_not_looked_up", cause=error.cause)
-            continue
-        if charged is not None:
-            await ledger.settle(call, charged)
+    claimed = await ledger.claim_doubts(_LOOKUPS_AT_ONCE)
+    await asyncio.gather(*(_look_up(call, ledger, generations) for call in claimed))
+
+
+async def _look_up(call: Call, ledger: CallLedger, generations: Generations) -> None:
+    try:
+        charged = await generations.charged(call.generation_id)
+    except WorkerError as error:
+        log.warning("generation_not_looked_up", cause=error.cause)
+        return
+    if charged is not None:
+        await ledger.settle(call, charged)

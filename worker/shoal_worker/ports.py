@@ -173,7 +173,7 @@ class CallLedger(Protocol):
         ...
 
     async def replayed(self, call: Call, source_id: str) -> None:
-        """The call was answered out of the generation `source_id`, for nothing.
+        """The call was answered out of the generation `source_id` ('' where none is named), for nothing.
 
         Where that generation is not in the books, an unsettled call of the same job and question is the one that was
         billed for it: it becomes maybe billed with this generation, due to be looked up at once. The saving is what

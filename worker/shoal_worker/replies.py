@@ -32,8 +32,9 @@ SANDBOX_FINGERPRINT = "shoal-sandbox"
 CACHE_STATUS_HEADER = "x-openrouter-cache-status"
 CACHE_SOURCE_HEADER = "x-openrouter-cache-source-id"
 
-#: No honest count is larger; a wrong one must not spoil the sums.
+#: No honest count or cost is larger; a wrong one must not spoil the sums.
 _MOST_TOKENS = 10**12
+_MOST_USD = 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,7 @@ def read_generation(reply: HttpReply, prices: Prices, *, now: float) -> Settleme
     if reply.status == 404:
         return None
     card = mapping(read_object(reply, now=now).get("data"))
-    cost_usd = number(card.get("total_cost"))
+    cost_usd = _named_cost({"cost": card.get("total_cost")})
     if cost_usd is None:
         return None
     usage = Usage(
@@ -174,7 +175,7 @@ def read_generation(reply: HttpReply, prices: Prices, *, now: float) -> Settleme
         cached_tokens=_count(card.get("native_tokens_cached")),
         reasoning_tokens=_count(card.get("native_tokens_reasoning")),
         output_tokens=_count(card.get("native_tokens_completion")),
-        cost_usd=max(0.0, cost_usd),
+        cost_usd=cost_usd,
         calls=1,
     )
     return Settlement(usage.cost_usd > 0, usage, prices.cache_saved_usd(usage), _text(card.get("id")))
@@ -206,7 +207,7 @@ def _count(value: object) -> int:
 
 def _named_cost(usage: Mapping[str, Any]) -> float | None:
     cost = number(usage.get("cost"))
-    return cost if cost is not None and cost >= 0 else None
+    return cost if cost is not None and 0 <= cost <= _MOST_USD else None
 
 
 def _text(value: object) -> str:

@@ -4,9 +4,11 @@ The sums of a day are one hash, with a field `what|kind|tenant|model` for each; 
 what is taken back is exactly what was added.
 """
 
-import json
 from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
 from typing import Any
+
+from pydantic_core import from_json, to_json
 
 from shoal import wire
 from shoal.costs import day_of, nano_usd, usd
@@ -38,7 +40,7 @@ class RedisCalls:
         self._keep_seconds = keep_seconds
 
     async def open(self, call: Call) -> None:
-        args: list[str | float] = [
+        args: list[str | bytes | float] = [
             call.id,
             _packed(call),
             call.overdue_seconds,
@@ -72,21 +74,30 @@ class RedisCalls:
 
 
 def _keys(call: Call) -> list[str]:
-    return [*_BOOKS, wire.job_calls(call.job_id), wire.cost_sums(day_of(call.started_at))]
+    return [*_BOOKS, wire.job_calls(call.job_id), _sums(call)]
+
+
+def _sums(call: Call) -> str:
+    return _sums_of_day(int(call.started_at // 86_400))
+
+
+@lru_cache(maxsize=8)
+def _sums_of_day(number: int) -> str:
+    return wire.cost_sums(day_of(number * 86_400))
 
 
 def _labels(call: Call) -> str:
     return f"{call.kind}|{call.tenant.replace('|', '_')}|{call.model}"
 
 
-def _packed(call: Call) -> str:
+def _packed(call: Call) -> bytes:
     """A call as its record: with the names of its sums, for the scripts that find it by themselves."""
-    return json.dumps(
+    return to_json(
         {
             "id": call.id,
             "job_id": call.job_id,
             "labels": _labels(call),
-            "sums": wire.cost_sums(day_of(call.started_at)),
+            "sums": _sums(call),
             "question": call.question,
             "started_at": call.started_at,
             "bound_nano_usd": nano_usd(call.bound_usd),
@@ -97,7 +108,7 @@ def _packed(call: Call) -> str:
 
 
 def _unpacked(raw: bytes) -> Call:
-    record = json.loads(raw)
+    record = from_json(raw)
     kind, tenant, model = record["labels"].split("|", 2)
     return Call(
         id=record["id"],

@@ -1,4 +1,5 @@
--- A call was answered out of a generation that is, or should be, in the books.  ARGV: call id, labels, source, question.
+-- A call was answered out of a generation that is, or should be, in the books.
+-- ARGV: call id, labels, generation or '' where none was named, question.
 if not take(ARGV[1], KEYS[7], ARGV[2]) then
   return 0
 end
@@ -7,6 +8,9 @@ count(KEYS[7], ARGV[2], 'replayed_calls', 1)
 local nano_usd = redis.call('HGET', KEYS[6], 'generation:' .. ARGV[3])
 if nano_usd then
   count(KEYS[7], ARGV[2], 'replay_saved_nano_usd', tonumber(nano_usd))
+  return 1
+end
+if ARGV[3] == '' then
   return 1
 end
 -- The call that was billed for it: the one that names this generation, or else one that names none.

@@ -26,7 +26,8 @@ if cost[1] then
     redis.call('HINCRBY', KEYS[6], 'joined_saved_nano_usd|' .. cost[1], joins * nano_usd)
     redis.call('EXPIRE', KEYS[6], 400 * 86400)
   end
-  redis.call('UNLINK', KEYS[5])
+  -- Not deleted at once: a script that a server has yet to be told comes after the others of its round trip.
+  redis.call('EXPIRE', KEYS[5], 10)
 end
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 if ARGV[7] ~= '' then

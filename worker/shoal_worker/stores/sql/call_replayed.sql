@@ -8,6 +8,7 @@ known AS (
   SELECT DISTINCT ON (g.id) g.id, c.nano_usd
   FROM given AS g
   JOIN shoal.calls AS c ON c.job_id = g.job_id AND c.generation_id = g.source_id AND c.state = 'billed'
+  WHERE g.source_id <> ''
   ORDER BY g.id
 ),
 replayed AS (
@@ -29,7 +30,8 @@ source AS (
   JOIN replayed AS r USING (id)
   JOIN shoal.calls AS c ON c.job_id = g.job_id AND c.question = g.question AND c.id <> g.id
   WHERE
-    c.state IN ('open', 'maybe')
+    g.source_id <> ''
+    AND c.state IN ('open', 'maybe')
     AND c.generation_id IN ('', g.source_id)
     AND NOT EXISTS (SELECT FROM known AS k WHERE k.id = g.id)
   ORDER BY g.id, c.generation_id DESC
