@@ -117,6 +117,7 @@ class Workers:
     folder: Path
     processes: list["subprocess.Popen[bytes]"]
     valkey: str
+    command: tuple[str, ...] = ("-m", "shoal_worker")
 
     def start(self, **settings: object) -> "subprocess.Popen[bytes]":
         """Start one and wait until it consumes."""
@@ -124,7 +125,7 @@ class Workers:
         environ = {**self.environ, **{f"SHOAL_{name.upper()}": str(value) for name, value in settings.items()}}
         with (self.folder / f"worker{number}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "shoal_worker", "-n", f"w{number}@%h"],
+                [sys.executable, *self.command, "-n", f"w{number}@%h"],
                 env=environ,
                 stdout=log,
                 stderr=log,
