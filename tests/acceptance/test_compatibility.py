@@ -118,6 +118,8 @@ def other_than(expected: Any, seen: Any, place: str) -> Iterator[str]:
     elif isinstance(expected, list) and isinstance(seen, list) and len(expected) == len(seen):
         for number, (one, other) in enumerate(zip(expected, seen, strict=True)):
             yield from other_than(one, other, f"{place}[{number}]")
+    elif isinstance(expected, dict) and isinstance(seen, str):
+        yield f"{place}: {seen}"
     elif expected != seen:
         yield f"{place}: {expected!r} became {seen!r}"
 
