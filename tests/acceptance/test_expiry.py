@@ -31,11 +31,11 @@ def expired(job: "Job[ClassifyResult]") -> JobExpired:
 def test_a_call_in_flight_is_closed_when_the_life_of_its_job_ends(
     workers: Workers, sandbox: Sandbox, shoal: Shoal, client: "redis.Redis"
 ) -> None:
-    sandbox.scenario(latency_seconds=8.0)
+    sandbox.scenario(latency_seconds=10.0)
     workers.start()
-    ends_at = time.time() + 4
+    ends_at = time.time() + 6
     job = shoal.enqueue(question(), expires_at=ends_at)
-    eventually(lambda: sandbox.bill()["in_flight"] == 1, 4, "the call")
+    eventually(lambda: sandbox.bill()["in_flight"] == 1, 6, "the call")
     error = expired(job)
     assert (error.cause, error.attempts) == ("expired", 1)
     letter = letter_of(client, job.id)
@@ -64,8 +64,8 @@ def test_a_job_whose_life_ended_while_it_was_parked_is_not_asked_again(
     workers: Workers, sandbox: Sandbox, shoal: Shoal, client: "redis.Redis"
 ) -> None:
     worker = workers.start()
-    ends_at = time.time() + 6
-    job = shoal.enqueue(question("[[fault:upstream_429:3*1]]"), expires_at=ends_at)
+    ends_at = time.time() + 8
+    job = shoal.enqueue(question("[[fault:upstream_429:5*1]]"), expires_at=ends_at)
     eventually(lambda: job.status() == "retryable", what="its wait")
     worker.kill()
     worker.wait()
