@@ -113,6 +113,11 @@ class Sandbox:
             bill: dict[str, Any] = from_json(reply.read())
             return bill
 
+    def requests(self) -> list[dict[str, Any]]:
+        with urlopen(f"{self.control}/requests") as reply:
+            requests: list[dict[str, Any]] = from_json(reply.read())["requests"]
+            return requests
+
     def scenario(self, **fields: Any) -> None:
         request = Request(f"{self.control}/scenario", to_json(fields), {"content-type": "application/json"})
         urlopen(request).close()
@@ -143,6 +148,7 @@ class Workers:
     folder: Path
     processes: list["subprocess.Popen[bytes]"]
     valkey: str
+    command: tuple[str, ...] = ("-m", "shoal_worker")
 
     def start(self, **settings: object) -> "subprocess.Popen[bytes]":
         """Start one and wait until it consumes."""
@@ -150,7 +156,7 @@ class Workers:
         environ = {**self.environ, **{f"SHOAL_{name.upper()}": str(value) for name, value in settings.items()}}
         with (self.folder / f"worker{number}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "shoal_worker", "-n", f"w{number}@%h"],
+                [sys.executable, *self.command, "-n", f"w{number}@%h"],
                 env=environ,
                 stdout=log,
                 stderr=log,

@@ -15,6 +15,7 @@ from shoal.errors import (
 )
 from shoal.jobs import (
     Args,
+    Attempt,
     Classify,
     ClassifyResult,
     DeadLetter,
@@ -42,6 +43,7 @@ __all__ = [
     "Args",
     "AsyncJob",
     "AsyncShoal",
+    "Attempt",
     "Classify",
     "ClassifyResult",
     "DeadLetter",

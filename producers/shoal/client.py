@@ -43,19 +43,39 @@ T = TypeVar("T")
 #: How many jobs `map` keeps in flight. It bounds the memory on this side, and what a stop leaves to finish.
 MAP_WINDOW = 1_000
 _ENQUEUES_AT_ONCE = 100
+MAX_LIFE_SECONDS = 100 * 365 * 86_400
 
 
 class Options(TypedDict, total=False):
     """How a job is to be run, beside what it asks for.
 
     `idempotency_key`: the caller's own name for the work; without one the work itself is the key. `fresh` asks for
-    a new answer. `model` overrides the worker's. `expires_in_seconds` bounds the whole life of the job.
+    a new answer. `model` overrides the worker's. `expires_in_seconds`, or `expires_at` in Unix seconds, bounds the
+    whole life of the job, a call in flight included. A job that is joined keeps the life that it has.
     """
 
     idempotency_key: str
     fresh: bool
     model: str
     expires_in_seconds: float
+    expires_at: float
+
+
+def expiry(options: Options, settings: ProducerSettings, now: float) -> float:
+    """When a job's life ends, in Unix seconds. Raises `InvalidJob`."""
+    named = options.keys() & {"expires_at", "expires_in_seconds"}
+    if len(named) > 1:
+        raise InvalidJob("expires_at and expires_in_seconds exclude each other: leave one out")
+    name = next(iter(named), "expires_in_seconds")
+    given: object = options.get(name, settings.job_lifetime_seconds)
+    if not isinstance(given, (int, float)):
+        raise InvalidJob(f"{name} must be a number of seconds")
+    life_seconds = given - now if name == "expires_at" else float(given)
+    if not life_seconds > 0:
+        raise InvalidJob(f"{name} must be {'in the future' if name == 'expires_at' else 'more than 0'}")
+    if life_seconds > MAX_LIFE_SECONDS:
+        raise InvalidJob(f"{name} is more than 100 years away: it is in seconds, not in milliseconds")
+    return now + life_seconds
 
 
 def message_of(args: Args[Any], options: Options, settings: ProducerSettings, now: float) -> JobMessage:
@@ -66,9 +86,6 @@ def message_of(args: Args[Any], options: Options, settings: ProducerSettings, no
         raise InvalidJob("fresh=True and idempotency_key exclude each other: leave one out")
     if own_key is not None and (not 1 <= len(own_key) <= 200 or "\0" in own_key):
         raise InvalidJob("idempotency_key must have 1 to 200 characters, NUL not among them")
-    life_seconds = options.get("expires_in_seconds", settings.job_lifetime_seconds)
-    if life_seconds <= 0:
-        raise InvalidJob("expires_in_seconds must be more than 0")
     work = keys.fingerprint(args, model=options.get("model"))
     key = keys.job_key(settings.tenant, f"fresh:{uuid.uuid4()}" if fresh else own_key, work)
     return JobMessage(
@@ -80,7 +97,7 @@ def message_of(args: Args[Any], options: Options, settings: ProducerSettings, no
         model=options.get("model"),
         tenant=settings.tenant,
         enqueued_at=now,
-        expires_at=now + life_seconds,
+        expires_at=expiry(options, settings, now),
     )
 
 

@@ -64,7 +64,7 @@ def _ago(letter: DeadLetter) -> str:
 @dead.command()
 @click.argument("job_id")
 def show(job_id: str) -> None:
-    """One letter as JSON: the reason, and the job with its texts."""
+    """One letter as JSON: the reason, each attempt with its timings, and the job with its texts."""
 
     async def letter() -> DeadLetter:
         async with AsyncShoal() as shoal:

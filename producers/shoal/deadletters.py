@@ -39,6 +39,7 @@ def revived(letter: DeadLetter, changes: Changes, *, lifetime_seconds: float, no
         "snoozes": 0,
         "round": 0,
         "spent": Usage(),
+        "history": (),
         "enqueued_at": now,
         "expires_at": now + (changes.expires_in_seconds or lifetime_seconds),
     }

@@ -25,6 +25,10 @@ MAX_SUMMARY_TEXT_CHARS = 4_000_000
 MAX_LABELS = 500
 MAX_DOCUMENTS = 1_000
 
+#: How many attempts a job remembers, the newest of them, and how much of each one's reason: it travels with the job.
+HISTORY_LENGTH = 20
+HISTORY_REASON_CHARS = 300
+
 
 class Wire(BaseModel):
     """Plain JSON values, frozen, unknown fields refused (a decoder may ask for `extra="ignore"`)."""
@@ -281,6 +285,20 @@ class Usage(Wire):
         return Usage(**{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields})
 
 
+class Attempt(Wire):
+    """An attempt that ended without an answer. `number` is the attempt's own; times are Unix seconds.
+
+    Snoozed attempts share a number with the one that follows, for a snooze costs none. `worker` is the process.
+    """
+
+    number: int = Field(ge=1)
+    began_at: float
+    ended_at: float
+    cause: str
+    reason: str
+    worker: str
+
+
 #: No store holds a NUL in a name.
 _STORABLE = r"^[^\x00]+$"
 
@@ -309,6 +327,13 @@ class JobMessage(Wire):
     #: How often the model must have been asked anew: it counts failures, but not lost replies.
     round: int = Field(default=0, ge=0)
     spent: Usage = Field(default_factory=Usage)
+    #: The last attempts, the newest at the end.
+    history: tuple[Attempt, ...] = ()
+
+    def remembering(self, attempt: Attempt) -> Self:
+        """The message with one more attempt in its history, which stays within its bounds."""
+        short = attempt.model_copy(update={"reason": attempt.reason[:HISTORY_REASON_CHARS]})
+        return self.model_copy(update={"history": (*self.history, short)[-HISTORY_LENGTH:]})
 
     def arguments(self) -> Args[Any]:
         """The typed arguments; fields of newer producers are ignored. Raises pydantic's ValidationError."""
@@ -357,7 +382,10 @@ class Status(StrEnum):
 
 
 class DeadLetter(Wire):
-    """A job that Shoal gave up, as it was. `message` is None where the message could not be read; then `raw` is it."""
+    """A job that Shoal gave up, as it was. `message` is None where the message could not be read; then `raw` is it.
+
+    `history` has the last attempts, the newest at the end; none where no attempt came to an end.
+    """
 
     id: str
     kind: str
@@ -365,5 +393,6 @@ class DeadLetter(Wire):
     reason: str
     attempts: int = Field(ge=0)
     died_at: float
+    history: tuple[Attempt, ...] = ()
     message: dict[str, Any] | None = None
     raw: str | None = None

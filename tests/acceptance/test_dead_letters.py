@@ -47,6 +47,27 @@ def test_dead_letters_are_grouped_shown_replayed_and_dropped(shoal: Shoal, worke
     assert shoal_dead(workers, "show", jobs[2].id).stderr == f"error: no dead letter {jobs[2].id}\n"
 
 
+def test_a_letter_tells_each_attempt_with_its_timings(shoal: Shoal, workers: Workers, client: "redis.Redis") -> None:
+    workers.start()
+    faults = ("server_500*1", "upstream_429:0*1", "bad_request*1")
+    text = "charged twice " + " ".join(f"[[fault:{fault}]]" for fault in faults)
+    job = shoal.enqueue(Classify(text=text, labels=LABELS))
+    with pytest.raises(JobFailed):
+        job.result(60)
+    letter = json.loads(shoal_dead(workers, "show", job.id).stdout)
+    history = letter["history"]
+    causes = [(tried["number"], tried["cause"]) for tried in history]
+    assert causes == [(1, "provider_unavailable"), (2, "rate_limited"), (2, "request_refused")]
+    times = [time for tried in history for time in (tried["began_at"], tried["ended_at"])]
+    assert times == sorted(times)
+    assert letter["message"]["enqueued_at"] < times[0] < times[-1] <= letter["died_at"]
+    assert {tried["worker"] for tried in history} == {history[0]["worker"]}
+    assert all(tried["reason"] and "charged" not in tried["reason"] for tried in history)
+    assert "history" not in letter["message"]
+    assert shoal_dead(workers, "replay", job.id).returncode == 0
+    assert job.outcome(60).attempts == 1
+
+
 def test_a_job_that_waits_for_its_next_try_can_be_cancelled(
     workers: Workers, sandbox: Sandbox, shoal: Shoal, client: "redis.Redis"
 ) -> None:

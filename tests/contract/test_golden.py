@@ -1,9 +1,11 @@
-"""The wire form, pinned. A golden file may gain a sibling for a new version; it never changes.
+"""The wire form, pinned. A golden file never changes; where a form gains a field it gets a newer sibling.
 
-`python tests/contract/test_golden.py` writes the files that are missing.
+`NAME.v1.json` is the first form of contract version 1, `NAME.v1.2.json` the second: the newest is what is written, all
+of them are read. `python tests/contract/test_golden.py` writes what is missing.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from shoal import (
+    Attempt,
     Classify,
     ClassifyResult,
     DeadLetter,
@@ -37,6 +40,14 @@ from shoal.records import answered, decoded, failed
 
 GOLDEN = Path(__file__).parent / "golden"
 FIELDS = {"type": "object", "properties": {"total": {"type": "number"}}}
+TRIED = Attempt(
+    number=1,
+    began_at=1_795_000_001.25,
+    ended_at=1_795_000_001.75,
+    cause="provider_unavailable",
+    reason="status 502",
+    worker="17@host/0a1b2c3d",
+)
 USAGE = Usage(input_tokens=412, cached_tokens=0, reasoning_tokens=0, output_tokens=58, cost_usd=0.0001549, calls=1)
 
 
@@ -95,40 +106,67 @@ EXAMPLES: dict[str, BaseModel] = {
         args={"text": "I was charged twice", "labels": [{"name": "billing"}, {"name": "bug"}]},
         enqueued_at=1_795_000_000.0,
         expires_at=1_795_086_400.0,
+        history=(TRIED,),
     ),
     "dead_letter": DeadLetter(
-        id="x", kind="classify", cause="misfit", reason="label: not given", attempts=6, died_at=1.5, message={"id": "x"}
+        id="x",
+        kind="classify",
+        cause="misfit",
+        reason="label: not given",
+        attempts=6,
+        died_at=1.5,
+        history=(TRIED,),
+        message={"id": "x"},
     ),
 }
 
 
-def golden(name: str) -> Path:
-    return GOLDEN / f"{name}.v1.json"
+def forms(name: str) -> list[Path]:
+    """The golden files of one name, the newest last."""
+    newer = GOLDEN.glob(f"{name}.v1.*.json")
+    return [GOLDEN / f"{name}.v1.json", *sorted(newer, key=lambda path: int(path.name.split(".")[-2]))]
+
+
+def form_of(path: Path) -> str:
+    return re.sub(r"\.v1(\.\d+)?\.json$", "", path.name)
+
+
+FILES = sorted(GOLDEN.iterdir())
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_what_is_written_is_the_golden_form(name: str) -> None:
-    assert json.loads(EXAMPLES[name].model_dump_json()) == json.loads(golden(name).read_text())
+def test_what_is_written_is_the_newest_golden_form(name: str) -> None:
+    assert json.loads(EXAMPLES[name].model_dump_json()) == json.loads(forms(name)[-1].read_text())
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_the_golden_form_is_read_back_whole(name: str) -> None:
-    assert type(EXAMPLES[name]).model_validate_json(golden(name).read_text()) == EXAMPLES[name]
+def test_the_newest_golden_form_is_read_back_whole(name: str) -> None:
+    assert type(EXAMPLES[name]).model_validate_json(forms(name)[-1].read_text()) == EXAMPLES[name]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_golden_form_is_read_and_what_it_does_not_have_is_a_default(path: Path) -> None:
+    model = type(EXAMPLES[form_of(path)])
+    read = model.model_validate_json(path.read_text())
+    assert json.loads(read.model_dump_json(exclude_unset=True)) == json.loads(path.read_text())
 
 
 def test_a_message_from_before_a_field_existed_reads_as_its_default() -> None:
     added = {"cap_factor", "round"}
-    older = {name: value for name, value in json.loads(golden("message").read_text()).items() if name not in added}
-    assert JobMessage.model_validate(older) == EXAMPLES["message"]
+    oldest = json.loads(forms("message")[0].read_text())
+    older = {name: value for name, value in oldest.items() if name not in added}
+    assert JobMessage.model_validate(older) == JobMessage.model_validate(oldest)
 
 
 def test_a_producer_refuses_unknown_fields_and_a_worker_ignores_them() -> None:
-    newer = {**json.loads(golden("message").read_text()), "version": 7, "colour": "blue"}
+    newer = {**json.loads(forms("message")[-1].read_text()), "version": 7, "colour": "blue"}
     newer["args"]["mood"] = "calm"
+    newer["history"][0]["weather"] = "rain"
     with pytest.raises(ValidationError, match="colour"):
         JobMessage.model_validate(newer)
     message = JobMessage.model_validate(newer, extra="ignore")
     assert message.arguments() == Classify(text="I was charged twice", labels=("billing", "bug"))
+    assert message.history == (TRIED,)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -144,7 +182,15 @@ def test_a_failure_survives_its_record() -> None:
     assert (read.reason, read.job_id, read.cause, read.attempts) == ("no credit", "id-1", "out_of_money", 3)
 
 
+def write_missing() -> None:
+    """A first file, or a newer sibling, for each form that is written otherwise than its newest file says."""
+    for name, model in EXAMPLES.items():
+        known = [path for path in forms(name) if path.exists()]
+        written = model.model_dump(mode="json")
+        if not known or json.loads(known[-1].read_text()) != written:
+            revision = f".{len(known) + 1}" if known else ""
+            (GOLDEN / f"{name}.v1{revision}.json").write_text(json.dumps(written, indent=1) + "\n")
+
+
 if __name__ == "__main__":
-    for example_name, example_model in EXAMPLES.items():
-        if not golden(example_name).exists():
-            golden(example_name).write_text(json.dumps(example_model.model_dump(mode="json"), indent=1) + "\n")
+    write_missing()

@@ -4,7 +4,7 @@
 2. Begin: a stored result is replayed and costs nothing; a job that another worker holds comes back later;
    else the lease is ours.
 3. Refuse what must not run: expired, or delivered again and again without ever ending.
-4. Ask the model, through the kind's own prompts, under a total time limit.
+4. Ask the model, through the kind's own prompts, under a total time limit that never goes beyond the job's life.
 5. Store the answer, once: the first writer wins. The same script releases the lease.
 6. Anything else is a decision (`retry.py`): retry and snooze park the message for later, discard buries it.
 
@@ -25,7 +25,7 @@ import structlog
 from pydantic import ValidationError
 
 from shoal.errors import JobCancelled, JobExpired, JobFailed
-from shoal.jobs import KINDS, DeadLetter, JobMessage, Outcome, Result, Usage
+from shoal.jobs import KINDS, Attempt, DeadLetter, JobMessage, Outcome, Result, Usage
 from shoal.signing import Signer
 from shoal_worker.asking import Asker
 from shoal_worker.errors import (
@@ -124,21 +124,39 @@ class Runner:
             *(self.model, name, message.id, deadline_seconds, factor, question, message.kind, message.tenant),
             usage=message.spent,
         )
+        failure: WorkerError
         try:
             refuse(message, deliveries, started, self.limits)
-            async with asyncio.timeout(self.limits.job_time_limit_seconds):
-                result = await self.answers[message.kind](args, asker)
+            result = await self._ask(message, args, asker, started)
         except WorkerError as error:
-            return await self._give_up(message, error, asker.usage, holder)
-        except TimeoutError:
-            limit = DeadlineExceeded(f"no answer within {self.limits.job_time_limit_seconds} s")
-            return await self._give_up(message, limit, asker.usage, holder)
+            failure = error
         except Exception as error:
             log.exception("worker_bug", job_id=message.id, kind=message.kind)
-            return await self._give_up(message, Crashed(type(error).__name__), asker.usage, holder)
-        outcome = outcome_of(message, result, asker, started, self.now())
-        await self.store.answer(outcome, holder)
-        return Done(outcome)
+            failure = Crashed(type(error).__name__)
+        else:
+            outcome = outcome_of(message, result, asker, started, self.now())
+            await self.store.answer(outcome, holder)
+            return Done(outcome)
+        tried = Attempt(
+            number=message.attempt,
+            began_at=started,
+            ended_at=self.now(),
+            cause=failure.cause,
+            reason=failure.reason,
+            worker=self.name,
+        )
+        return await self._give_up(message.remembering(tried), failure, asker.usage, holder)
+
+    async def _ask(self, message: JobMessage, args: Any, asker: Asker, started: float) -> Result:
+        """The kind's own questions, within the time that there is: then the call is closed. Raises `WorkerError`."""
+        limit_seconds, overrun = time_limit(message, started, self.limits)
+        try:
+            async with asyncio.timeout(limit_seconds) as limit:
+                return await self.answers[message.kind](args, asker)
+        except TimeoutError:
+            if limit.expired():
+                raise overrun from None
+            raise
 
     async def _give_up(self, message: JobMessage, error: WorkerError, spent: Usage, holder: str) -> Decision:
         progress = Progress(message.attempt, message.snoozes, self.now(), message.expires_at)
@@ -153,15 +171,36 @@ class Runner:
                 again = {"snoozes": message.snoozes + 1, "spent": spent}
                 await self.store.park(message.id, message.model_copy(update=again), after_seconds, holder)
             case Discard():
-                kept = message.model_copy(update={"spent": spent})
-                await self._bury(kept.id, kept.kind, decision, kept.attempt, kept.model_dump(mode="json"), holder)
+                await self._bury_job(message.model_copy(update={"spent": spent}), decision, holder)
         return decision
+
+    async def _bury_job(self, job: JobMessage, why: Discard, holder: str) -> None:
+        letter = DeadLetter(
+            id=job.id,
+            kind=job.kind,
+            cause=why.cause,
+            reason=why.reason,
+            attempts=job.attempt,
+            died_at=self.now(),
+            history=job.history,
+            message=job.model_dump(mode="json", exclude={"history"}),
+        )
+        failure = JobExpired if why.cause == Expired.cause else JobFailed
+        await self.store.bury(letter, failure(why.reason, job.id, why.cause, job.attempt), holder)
 
     async def _bury_unread(self, task_id: str, raw: Any, error: InvalidMessage) -> Discard:
         fields = raw if isinstance(raw, dict) else {"job": raw}
-        decision = Discard(error.cause, error.reason)
-        await self._bury(task_id, str(fields.get("kind", "unknown")), decision, 0, fields)
-        return decision
+        letter = DeadLetter(
+            id=task_id,
+            kind=str(fields.get("kind", "unknown")),
+            cause=error.cause,
+            reason=error.reason,
+            attempts=0,
+            died_at=self.now(),
+            message=fields,
+        )
+        await self.store.bury(letter, JobFailed(error.reason, task_id, error.cause))
+        return Discard(error.cause, error.reason)
 
     async def _bury_forged(self, raw: Any) -> Discard:
         """Under an id of its own: whoever forges a message must not end the job that it names."""
@@ -170,21 +209,6 @@ class Runner:
         await self._bury_raw(forged_id(text), decision, text)
         log.warning("forged_message", bytes=len(text))
         return decision
-
-    async def _bury(
-        self, job_id: str, kind: str, why: Discard, attempts: int, message: dict[str, Any], holder: str = ""
-    ) -> None:
-        letter = DeadLetter(
-            id=job_id,
-            kind=kind,
-            cause=why.cause,
-            reason=why.reason,
-            attempts=attempts,
-            died_at=self.now(),
-            message=message,
-        )
-        failure = JobExpired if why.cause == Expired.cause else JobFailed
-        await self.store.bury(letter, failure(why.reason, job_id, why.cause, attempts), holder)
 
     async def bury_unreadable(self, job_id: str, reason: str, raw: str) -> None:
         """A dead letter for what is not even a task. Where signing is on it may name no job."""
@@ -226,6 +250,15 @@ def refuse(message: JobMessage, deliveries: int, now: float, limits: Limits) -> 
         raise Expired("its time ran out before a worker came to it")
     if deliveries > limits.max_deliveries:
         raise WorkerKilled(f"begun {deliveries} times and never ended")
+
+
+def time_limit(message: JobMessage, started: float, limits: Limits) -> tuple[float, WorkerError]:
+    """How long an attempt may take, and what it means when that has passed."""
+    life_seconds = message.expires_at - started
+    if life_seconds <= limits.job_time_limit_seconds:
+        return life_seconds, Expired("its time ran out in the middle of an attempt")
+    limit_seconds = limits.job_time_limit_seconds
+    return limit_seconds, DeadlineExceeded(f"no answer within {limit_seconds} s")
 
 
 def outcome_of(message: JobMessage, result: Result, asker: Asker, started: float, ended: float) -> Outcome[Any]:
