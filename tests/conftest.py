@@ -82,6 +82,11 @@ class Sandbox:
             bill: dict[str, Any] = from_json(reply.read())
             return bill
 
+    def requests(self) -> list[dict[str, Any]]:
+        with urlopen(f"{self.control}/requests") as reply:
+            told: list[dict[str, Any]] = from_json(reply.read())["requests"]
+            return told
+
     def scenario(self, **fields: Any) -> None:
         request = Request(f"{self.control}/scenario", to_json(fields), {"content-type": "application/json"})
         urlopen(request).close()
