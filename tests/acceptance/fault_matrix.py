@@ -23,6 +23,15 @@ from rich.table import Table
 KINDS = list(JOBS)
 #: How long a fresh job, or the last acknowledgement, may take where nothing is wrong any more.
 CALM_SECONDS = 20.0
+#: As long as in the promise, and Redis frozen for longer than all socket timeouts.
+FULL = Lengths(
+    jobs=60,
+    job_every_seconds=0.2,
+    deadline_seconds=20.0,
+    storm_seconds=60.0,
+    whitespace_seconds=30.0,
+    redis_frozen_seconds=35.0,
+)
 
 
 @dataclass(frozen=True)
@@ -152,14 +161,15 @@ def report(rows: list[Row], console: Console) -> None:
 @click.option("--fault", "faults", multiple=True, type=click.Choice(list(MENU)), default=list(MENU))
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), default=["classify"])
 @click.option("--store", "stores", multiple=True, type=click.Choice(list(STORES)), default=list(STORES))
+@click.option("--full", is_flag=True, help="Storms of a minute, as `make chaos` has them.")
 @click.option("--keep", type=click.Path(path_type=Path), help="A folder that keeps the logs of the cells.")
-def main(faults: list[str], kinds: list[str], stores: list[str], keep: Path | None) -> None:
+def main(faults: list[str], kinds: list[str], stores: list[str], full: bool, keep: Path | None) -> None:
     rows, console = [], Console(width=120)
     for fault, kind, store in product(faults, kinds, stores):
         with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
             folder = keep / f"{fault} {kind} {store}" if keep else Path(scratch)
             folder.mkdir(parents=True, exist_ok=not keep)
-            rows.append(run(MENU[fault], kind, store, Lengths(), folder))
+            rows.append(run(MENU[fault], kind, store, FULL if full else Lengths(), folder))
         click.echo(rows[-1], err=True)
     report(rows, console)
     sys.exit(1 if any(row.faults for row in rows) else 0)

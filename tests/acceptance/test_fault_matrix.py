@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_matrix import KINDS, Row, report, run
+from fault_matrix import FULL, KINDS, Row, report, run
 from matrix_cell import Lengths
 from matrix_faults import MENU, Fault
 from matrix_stores import STORES
@@ -12,15 +12,6 @@ from rich.console import Console
 
 #: Each fault with one kind, in turn: the slice for every day.
 SLICE = [(fault, KINDS[number % len(KINDS)]) for number, fault in enumerate(MENU)]
-#: As long as in the promise.
-LONG = Lengths(
-    jobs=60,
-    job_every_seconds=0.2,
-    deadline_seconds=20.0,
-    storm_seconds=60.0,
-    whitespace_seconds=30.0,
-    redis_frozen_seconds=35.0,
-)
 
 
 @pytest.fixture(scope="session")
@@ -52,4 +43,4 @@ def test_a_fault_loses_nothing(fault: str, kind: str, store: str, tmp_path: Path
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fault", MENU)
 def test_every_fault_at_its_full_length(fault: str, kind: str, store: str, tmp_path: Path, rows: list[Row]) -> None:
-    hold(MENU[fault], kind, store, LONG, tmp_path, rows)
+    hold(MENU[fault], kind, store, FULL, tmp_path, rows)
