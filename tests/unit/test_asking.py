@@ -62,6 +62,13 @@ def test_a_job_that_was_given_more_room_asks_for_it() -> None:
     assert model.asked[0].prompt.max_completion_tokens == 200
 
 
+def test_the_same_misfit_twice_is_not_the_same_question_twice() -> None:
+    """Else the provider's response cache would give the same answer again, and the last try would be none."""
+    model = Script("{}", "{}", '{"label": "a"}')
+    ask(model)
+    assert len({(request.prompt.user, request.round) for request in model.asked}) == 3
+
+
 def test_three_misfits_are_the_end() -> None:
     asker, error = ask(Script("{}", "no json", "{}"))
     assert isinstance(error, Misfit)

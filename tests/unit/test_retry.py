@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal_worker.errors import (
+    ConnectFailed,
     ContentRefused,
     OutOfMoney,
     PauseError,
@@ -135,3 +136,8 @@ def test_a_permanent_error_is_a_dead_letter_under_its_own_cause(attempt: int, le
 def test_a_snooze_costs_no_attempt_even_when_all_of_them_are_used_up() -> None:
     decision = decide(RateLimited("status 429", 5.0), progress(attempt=10**6), POLICY, Random(1))
     assert isinstance(decision, Snooze)
+
+
+@given(st.integers(1, 10**6), seeds)
+def test_a_provider_that_is_not_there_costs_no_attempt(attempt: int, seed: int) -> None:
+    assert isinstance(decide(ConnectFailed("no connection"), progress(attempt), POLICY, Random(seed)), Snooze)

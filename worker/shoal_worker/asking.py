@@ -37,8 +37,8 @@ class Asker:
         misfit = Misfit()
         prompt = replace(prompt, max_completion_tokens=round(prompt.max_completion_tokens * self.cap_factor))
         asked = prompt
-        for _ in range(1 + MAX_REASKS):
-            reply = await self._whole_reply(asked)
+        for again in range(1 + MAX_REASKS):
+            reply = await self._whole_reply(asked, again)
             try:
                 return parse(_decoded(reply.content))
             except Misfit as error:
@@ -47,19 +47,21 @@ class Asker:
                 asked = replace(prompt, user=f"{prompt.user}\n\n{note}")
         raise Misfit(f"{misfit.reason} (asked {1 + MAX_REASKS} times)")
 
-    async def _whole_reply(self, prompt: Prompt) -> ChatReply:
-        reply = await self._complete(prompt)
+    async def _whole_reply(self, prompt: Prompt, again: int) -> ChatReply:
+        reply = await self._complete(prompt, again)
         if reply.finish_reason != "length":
             return reply
         cap = prompt.max_completion_tokens * CAP_FACTOR
-        reply = await self._complete(replace(prompt, max_completion_tokens=cap))
+        reply = await self._complete(replace(prompt, max_completion_tokens=cap), again)
         if reply.finish_reason == "length":
             raise Truncated(f"the answer did not fit into {cap} tokens")
         return reply
 
-    async def _complete(self, prompt: Prompt) -> ChatReply:
+    async def _complete(self, prompt: Prompt, again: int) -> ChatReply:
+        # The same fault named twice makes the same prompt; the provider must not give the same answer to it.
+        question = f"{self.round}.{again}" if again else self.round
         request = ChatRequest(
-            prompt, self.model_name, self.custom_id, self.deadline_seconds, self.round, self.kind, self.tenant
+            prompt, self.model_name, self.custom_id, self.deadline_seconds, question, self.kind, self.tenant
         )
         try:
             reply = await self.model.complete(request)

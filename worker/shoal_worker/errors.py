@@ -4,16 +4,16 @@
 
     WorkerError
      x TransientError           try again later; costs an attempt
-        + ConnectFailed         nothing was sent, so nothing was billed
         + ReplyLost             it was sent and no whole reply came back: maybe billed
            + DeadlineExceeded   the same, because the total deadline passed
         + ProviderUnavailable   the provider failed, before or inside a reply with status 200
         + EmptyAnswer           a reply that says it is finished and holds nothing
-     x PauseError               wait as long as asked; costs no attempt
+     x PauseError               wait, as long as asked where a time is named; costs no attempt
         + RateLimited           429 of any origin, 503 that names a time, in-flight budget
         + OutOfMoney            credits, key limit or budget spent: until somebody acts or it resets
         + Unauthorized          the key is missing, disabled or expired: until somebody acts
         + LeaseHeld             another worker has this job
+        + ConnectFailed         the provider is not there: nothing was sent, so nothing was billed
      x PermanentError           never again: a dead letter
         + InvalidMessage        the message cannot be read as a job
         + Forged                no known key has signed the message
@@ -49,12 +49,6 @@ class WorkerError(Exception):
 
 class TransientError(WorkerError):
     """Try again later; costs an attempt."""
-
-
-class ConnectFailed(TransientError):
-    """No connection: nothing was sent, so nothing was billed."""
-
-    cause = "connect_failed"
 
 
 class ReplyLost(TransientError):
@@ -111,6 +105,12 @@ class LeaseHeld(PauseError):
     """Another worker has this job."""
 
     cause = "lease_held"
+
+
+class ConnectFailed(PauseError):
+    """No connection: nothing was sent, so nothing was billed. An outage of a minute must not be the end of all jobs."""
+
+    cause = "connect_failed"
 
 
 class PermanentError(WorkerError):

@@ -48,6 +48,7 @@ class Record:
             "replayed": self.replayed,
             "client_disconnected": self.client_disconnected,
             "arrived_at": self.arrived_at,
+            "finished_at": self.finished_at,
             "body_sha256": self.body_digest.hex(),
         }
         if self.body is not None:

@@ -1,0 +1,170 @@
+"""What the fault matrix must know of a store: how it is reached, and what it holds. One class a store.
+
+A further store is a further `Store` in `STORES`; the matrix and the soak then run on it.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import redis
+
+from shoal import wire
+from shoal_worker import services
+
+
+class StoreAway(Exception):
+    """The store did not answer: the fault may be that."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Calls by the store's own ledger."""
+
+    billed: int
+    maybe_billed: int
+
+
+class Server:
+    """A server process that can be killed, frozen and started again on the same port and data."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = services.free_port()
+        self.tree = services.Services(os.environ, folder)
+
+    def start(self) -> str:
+        """Raises `ServiceFailed`."""
+        raise NotImplementedError
+
+    @property
+    def pid(self) -> int:
+        return self.tree.started[0].process.pid
+
+    def kill(self) -> None:
+        service = self.tree.started.pop()
+        service.process.kill()
+        service.process.wait()
+
+    def freeze(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        while self.tree.started:
+            self.kill()
+
+
+class Valkey(Server):
+    def start(self) -> str:
+        return services.start_valkey(self.tree, self.port, self.folder)
+
+    def forget(self) -> None:
+        """Remove its data; it must not run."""
+        shutil.rmtree(self.folder / "appendonlydir")
+
+
+class Store(Protocol):
+    """The queue and the store of one cell. All that looks raises `StoreAway`."""
+
+    name: str
+    valkey: Valkey
+    redis_url: str
+
+    def settings(self) -> dict[str, str]:
+        """What producers and workers are told, as `SHOAL_*` settings in lower case."""
+        ...
+
+    def answers(self, job_ids: Iterable[str]) -> dict[str, bytes]:
+        """The stored records of those jobs that have one, failures included."""
+        ...
+
+    def announced(self) -> list[tuple[str, bytes]]:
+        """Job ids and records announced since this was last asked."""
+        ...
+
+    def dead(self) -> set[str]:
+        """The ids of all dead letters."""
+        ...
+
+    def unsettled(self) -> int:
+        """How many messages wait, are parked or are unacknowledged."""
+        ...
+
+    def spent(self) -> Spent | None:
+        """None where there is no ledger."""
+        ...
+
+    def stop(self) -> None: ...
+
+
+class RedisStore:
+    """Queue and results on one Valkey."""
+
+    name = "redis"
+
+    def __init__(self, folder: Path) -> None:
+        self.valkey = Valkey(folder)
+        self.redis_url = self.valkey.start()
+        # No retries: the watcher looks again by itself, and must not hang while the server is frozen.
+        self.client: Any = redis.Redis.from_url(self.redis_url, socket_timeout=1, socket_connect_timeout=1, retry=None)
+        self._announcements: Any = None
+
+    def settings(self) -> dict[str, str]:
+        return {"redis_url": self.redis_url}
+
+    def answers(self, job_ids: Iterable[str]) -> dict[str, bytes]:
+        ids = list(job_ids)
+        with _away():
+            found = self.client.mget([wire.result_record(job_id) for job_id in ids]) if ids else []
+        return {job_id: record for job_id, record in zip(ids, found, strict=True) if record is not None}
+
+    def announced(self) -> list[tuple[str, bytes]]:
+        said: list[tuple[str, bytes]] = []
+        try:
+            with _away():
+                if self._announcements is None:
+                    self._announcements = self.client.pubsub(ignore_subscribe_messages=True)
+                    self._announcements.psubscribe(f"{wire.RESULT_PREFIX}*")
+                while self._announcements.connection.can_read(timeout=0):
+                    if one := self._announcements.get_message(timeout=0):
+                        said.append((one["channel"].decode().removeprefix(wire.RESULT_PREFIX), one["data"]))
+        except StoreAway:
+            self._announcements = None
+            if not said:
+                raise
+        return said
+
+    def dead(self) -> set[str]:
+        with _away():
+            return {job_id.decode() for job_id in self.client.hkeys(wire.DEAD)}
+
+    def unsettled(self) -> int:
+        with _away(), self.client.pipeline() as asked:
+            asked.llen(wire.QUEUE).hlen("unacked").zcard(wire.parked(wire.QUEUE)).llen(wire.UNDECODABLE)
+            return sum(asked.execute())
+
+    def spent(self) -> Spent | None:
+        return None
+
+    def stop(self) -> None:
+        self.client.close()
+        self.valkey.stop()
+
+
+@contextlib.contextmanager
+def _away() -> Any:
+    try:
+        yield
+    except (redis.RedisError, OSError) as error:
+        raise StoreAway(type(error).__name__) from None
+
+
+STORES: dict[str, Callable[[Path], Store]] = {"redis": RedisStore}
