@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from itertools import islice
 from typing import Any, Generic, Self, TypedDict, TypeVar, Unpack
 
-from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import RedisError
@@ -31,6 +30,7 @@ from shoal.errors import (
     UnknownJob,
 )
 from shoal.jobs import Args, DeadLetter, JobMessage, Outcome, R, Status
+from shoal.redis_url import open_client
 from shoal.results import ResultWatcher
 from shoal.scripts import Scripts
 from shoal.settings import ProducerSettings
@@ -86,7 +86,7 @@ class AsyncShoal:
 
     def __init__(self, settings: ProducerSettings | None = None) -> None:
         self.settings = settings or ProducerSettings.load()
-        self._client: Redis = Redis.from_url(
+        self._client = open_client(
             self.settings.redis_url.get_secret_value(),
             socket_timeout=30,
             socket_connect_timeout=5,

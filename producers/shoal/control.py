@@ -3,11 +3,21 @@
 from celery import Celery
 from pydantic import SecretStr
 
+from shoal.redis_url import Sentinels, is_sentinel
 
-def revoke(redis_url: SecretStr, job_id: str) -> None:
+
+def client_app(queue_url: SecretStr) -> Celery:
+    """Celery's stock client of the queue: no tasks, and no results."""
+    url = queue_url.get_secret_value()
+    if not is_sentinel(url):
+        return Celery("shoal", broker=url, backend="disabled://", set_as_current=False)
+    known = Sentinels.of(url)
+    app = Celery("shoal", broker=known.kombu_url(), backend="disabled://", set_as_current=False)
+    app.conf.broker_transport_options = known.kombu_options
+    return app
+
+
+def revoke(queue_url: SecretStr, job_id: str) -> None:
     """Tell all workers to end a running job. Blocks for one round trip."""
-    app = Celery("shoal", broker=redis_url.get_secret_value(), set_as_current=False)
-    try:
+    with client_app(queue_url) as app:
         app.control.revoke(job_id, terminate=True)
-    finally:
-        app.close()

@@ -6,6 +6,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shoal.errors import SettingsError
+from shoal.redis_url import Sentinels, is_sentinel
 
 PREFIX = "SHOAL_"
 S = TypeVar("S", bound="ProducerSettings")
@@ -28,13 +29,15 @@ class ProducerSettings(BaseSettings):
     #: Keys that sign messages, separated by commas: the first signs, all are accepted. Unset: nothing is signed.
     signing_keys: SecretStr | None = None
 
-    schemes: ClassVar[tuple[str, ...]] = ("redis://", "rediss://")
+    schemes: ClassVar[tuple[str, ...]] = ("redis://", "rediss://", "sentinel://")
 
     @field_validator("redis_url")
     @classmethod
     def _is_a_redis_url(cls, value: SecretStr) -> SecretStr:
         if not value.get_secret_value().startswith(cls.schemes):
-            raise ValueError("must be a Redis URL such as redis://127.0.0.1:6379/0")
+            raise ValueError(f"must be a Redis URL such as redis://127.0.0.1:6379/0 or {Sentinels.form}")
+        if is_sentinel(value.get_secret_value()):
+            Sentinels.of(value.get_secret_value())
         return value
 
     @classmethod

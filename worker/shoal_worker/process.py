@@ -12,9 +12,9 @@ import uuid
 from random import Random
 
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from shoal.redis_url import open_client
 from shoal.signing import Signer
 from shoal_worker.openrouter import Gateway, OpenRouter
 from shoal_worker.replies import Prices
@@ -33,7 +33,7 @@ class Process:
     """The runner of this process and its upkeep: leases renewed, unreadable items buried."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        client: Redis = Redis.from_url(
+        client = open_client(
             settings.redis_url.get_secret_value(),
             socket_timeout=10,
             socket_connect_timeout=5,

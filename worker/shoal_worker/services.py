@@ -17,7 +17,9 @@ from urllib.request import urlopen
 
 import redis
 from celery import Celery
+from pydantic import SecretStr
 
+from shoal.control import client_app
 from shoal.errors import ShoalError
 
 START_SECONDS = 30.0
@@ -176,7 +178,7 @@ def start_worker(services: Services, name: str, redis_url: str, grace_seconds: f
     """One worker process; returns when it consumes."""
     node = f"{name}@{socket.gethostname()}"
     services.start(name, [sys.executable, "-m", "shoal_worker", "-n", node], grace_seconds)
-    with Celery(broker=redis_url, set_as_current=False) as app:
+    with client_app(SecretStr(redis_url)) as app:
         services.await_condition(name, lambda: _answers(app, node))
 
 

@@ -18,6 +18,7 @@ from shoal import records, wire
 from shoal.deadletters import DeadLetters
 from shoal.errors import JobCancelled, JobFailed
 from shoal.jobs import DeadLetter, JobMessage, Outcome, Status
+from shoal.redis_url import is_away
 from shoal.scripts import Scripts
 from shoal.signing import Signer
 from shoal_worker.ports import Begun, Granted, Held, Stored
@@ -116,7 +117,7 @@ class RedisStore:
                 tries += 1
                 await asyncio.sleep(self._rng.uniform(0.1, 0.2 * 2 ** min(tries, 4)))
             except RedisError as error:
-                if not str(error).startswith(("LOADING", "MASTERDOWN", "READONLY", "OOM", "MISCONF")):
+                if not (is_away(error) or str(error).startswith(("OOM", "MISCONF"))):
                     raise
                 tries += 1
                 await asyncio.sleep(self._rng.uniform(0.5, 2.0))

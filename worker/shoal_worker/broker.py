@@ -1,0 +1,28 @@
+"""Celery's configuration for a queue, by its URL alone."""
+
+import ssl
+from typing import Any
+
+from shoal.redis_url import Sentinels, is_sentinel
+from shoal_worker import transport
+
+
+def configuration(queue_url: str, visibility_timeout_seconds: float) -> dict[str, Any]:
+    """What a worker's app needs to consume from there. Redis goes through our own channel (`transport.py`)."""
+    transport.register()
+    options = {
+        "visibility_timeout": visibility_timeout_seconds,
+        "unacked_restore_interval": visibility_timeout_seconds / 4,
+    }
+    if is_sentinel(queue_url):
+        known = Sentinels.of(queue_url)
+        return {
+            "broker_url": known.kombu_url(transport.SENTINEL_SCHEME),
+            "broker_transport_options": {**options, **known.kombu_options},
+        }
+    scheme, _, rest = queue_url.partition("://")
+    return {
+        "broker_url": f"{transport.SCHEME}://{rest}",
+        "broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED} if scheme == "rediss" else None,
+        "broker_transport_options": options,
+    }
