@@ -5,6 +5,7 @@ which is started at the first call and again after a fork.
 """
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -30,6 +31,7 @@ from shoal.errors import (
     UnknownJob,
 )
 from shoal.jobs import Args, DeadLetter, JobMessage, Outcome, R, Status
+from shoal.publisher import Publisher, open_publisher
 from shoal.redis_url import open_client
 from shoal.results import ResultWatcher
 from shoal.scripts import Scripts
@@ -40,6 +42,8 @@ T = TypeVar("T")
 #: How many jobs `map` keeps in flight. It bounds the memory on this side, and what a stop leaves to finish.
 MAP_WINDOW = 1_000
 _ENQUEUES_AT_ONCE = 100
+#: Longer than it takes to publish a message from the outbox: what is still there after it, workers publish.
+OUTBOX_SECONDS = 5
 
 
 class Options(TypedDict, total=False):
@@ -87,7 +91,7 @@ class AsyncShoal:
     def __init__(self, settings: ProducerSettings | None = None) -> None:
         self.settings = settings or ProducerSettings.load()
         self._client = open_client(
-            self.settings.redis_url.get_secret_value(),
+            self.settings.results.get_secret_value(),
             socket_timeout=30,
             socket_connect_timeout=5,
             socket_keepalive=True,
@@ -95,8 +99,9 @@ class AsyncShoal:
             retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), 3),
             max_connections=64,
         )
-        names = ("enqueue", "cancel")
+        names = ("enqueue", "cancel", "published")
         self._scripts = Scripts(self._client, {name: wire.script("shoal", name) for name in names})
+        self._publisher = open_publisher(self.settings.queue.get_secret_value()) if self.settings.has_outbox else None
         self._watcher = ResultWatcher(self._client)
         self._signer = Signer.of(self.settings.signing_keys)
         self.dead = DeadLetters(self._client)
@@ -109,6 +114,8 @@ class AsyncShoal:
 
     async def aclose(self) -> None:
         await self._watcher.aclose()
+        if self._publisher:
+            await self._publisher.aclose()
         await self._client.aclose()
 
     async def enqueue(self, args: Args[R], **options: Unpack[Options]) -> "AsyncJob[R]":
@@ -126,16 +133,26 @@ class AsyncShoal:
 
     async def _enqueue(self, message: JobMessage) -> str:
         kept_seconds = int(message.expires_at - message.enqueued_at) + self.settings.result_ttl_seconds
+        text = wire.message(message, self._signer)
+        place, wait = (wire.OUTBOX, OUTBOX_SECONDS) if self._publisher else (wire.QUEUE, "")
         try:
             became, _ = await self._scripts.call(
                 "enqueue",
-                [*records_of(message.id), wire.QUEUE, wire.DEAD, wire.DEAD_TIMES],
-                [message.fingerprint, wire.message(message, self._signer), kept_seconds, message.id],
+                [*records_of(message.id), place, wire.DEAD, wire.DEAD_TIMES],
+                [message.fingerprint, text, kept_seconds, message.id, wait],
             )
         except (RedisError, OSError) as error:
             raise QueueUnavailable(f"the queue did not take the job: {type(error).__name__}") from error
         word: str = became.decode()
+        if word == "queued" and self._publisher:
+            await self._publish(self._publisher, text)
         return word
+
+    async def _publish(self, publisher: Publisher, text: str) -> None:
+        """From the outbox to the queue. In the outbox a job is safe: workers publish what stays there."""
+        with contextlib.suppress(QueueUnavailable, RedisError, OSError):
+            await publisher.publish([text])
+            await self._scripts.call("published", [wire.OUTBOX], [text])
 
     async def replay(self, letter: DeadLetter, changes: Changes) -> "AsyncJob[Any]":
         """Run a dead job again, under its own id. Raises `InvalidJob` for what was never a job, `QueueUnavailable`."""
@@ -186,7 +203,7 @@ class AsyncShoal:
         if before == "unknown":
             raise UnknownJob(f"no job {job_id}, or its record has expired")
         if before == Status.RUNNING:
-            await asyncio.to_thread(revoke, self.settings.redis_url, job_id)
+            await asyncio.to_thread(revoke, self.settings.queue, job_id)
         return before not in {Status.COMPLETED, Status.DISCARDED, Status.CANCELLED}
 
     async def map(

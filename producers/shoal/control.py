@@ -3,17 +3,19 @@
 from celery import Celery
 from pydantic import SecretStr
 
+from shoal.publisher import is_amqp, ssl_options
 from shoal.redis_url import Sentinels, is_sentinel
 
 
 def client_app(queue_url: SecretStr) -> Celery:
     """Celery's stock client of the queue: no tasks, and no results."""
     url = queue_url.get_secret_value()
-    if not is_sentinel(url):
-        return Celery("shoal", broker=url, backend="disabled://", set_as_current=False)
-    known = Sentinels.of(url)
-    app = Celery("shoal", broker=known.kombu_url(), backend="disabled://", set_as_current=False)
-    app.conf.broker_transport_options = known.kombu_options
+    known = Sentinels.of(url) if is_sentinel(url) else None
+    app = Celery("shoal", broker=known.kombu_url() if known else url, backend="disabled://", set_as_current=False)
+    if known:
+        app.conf.broker_transport_options = known.kombu_options
+    if is_amqp(url):
+        app.conf.broker_use_ssl = ssl_options(url)
     return app
 
 

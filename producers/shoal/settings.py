@@ -6,6 +6,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shoal.errors import SettingsError
+from shoal.publisher import is_amqp
 from shoal.redis_url import Sentinels, is_sentinel
 
 PREFIX = "SHOAL_"
@@ -19,6 +20,10 @@ class ProducerSettings(BaseSettings):
 
     #: The queue, and the results unless told otherwise. May hold a password, hence secret.
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    #: Where jobs wait, if not there: another Redis, or RabbitMQ.
+    queue_url: SecretStr | None = None
+    #: Where results, leases and dead letters are, if not there.
+    result_url: SecretStr | None = None
     #: Answers are kept this long after they came.
     result_ttl_seconds: int = Field(default=86_400, ge=60)
     #: A job without an answer is given up after this long.
@@ -31,14 +36,36 @@ class ProducerSettings(BaseSettings):
 
     schemes: ClassVar[tuple[str, ...]] = ("redis://", "rediss://", "sentinel://")
 
-    @field_validator("redis_url")
+    @property
+    def queue(self) -> SecretStr:
+        """Where jobs wait."""
+        return self.queue_url or self.redis_url
+
+    @property
+    def results(self) -> SecretStr:
+        """Where results, leases and dead letters are."""
+        return self.result_url or self.redis_url
+
+    @property
+    def has_outbox(self) -> bool:
+        """Whether messages reach the queue through an outbox beside the results: no script can write to both."""
+        return self.queue != self.results
+
+    @field_validator("redis_url", "result_url")
     @classmethod
-    def _is_a_redis_url(cls, value: SecretStr) -> SecretStr:
+    def _is_a_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
         if not value.get_secret_value().startswith(cls.schemes):
             raise ValueError(f"must be a Redis URL such as redis://127.0.0.1:6379/0 or {Sentinels.form}")
         if is_sentinel(value.get_secret_value()):
             Sentinels.of(value.get_secret_value())
         return value
+
+    @field_validator("queue_url")
+    @classmethod
+    def _is_a_queue_url(cls, value: SecretStr | None) -> SecretStr | None:
+        return value if value and is_amqp(value.get_secret_value()) else cls._is_a_redis_url(value)
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:

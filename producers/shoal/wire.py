@@ -39,6 +39,10 @@ def parked(queue: str) -> str:
     return f"shoal:parked:{queue}"
 
 
+#: Where messages stand that wait for their time, or to be published in a queue elsewhere.
+OUTBOX = parked(QUEUE)
+
+
 def script(package: str, name: str) -> str:
     """The Lua text `lua/<name>.lua` of a package."""
     return files(package).joinpath("lua", f"{name}.lua").read_text()

@@ -22,7 +22,7 @@ def make_app(settings: WorkerSettings) -> Celery:
     """Celery's app, for a worker."""
     app = Celery("shoal", set_as_current=True)
     app.conf.update(
-        **broker.configuration(settings.redis_url.get_secret_value(), settings.visibility_timeout_seconds),
+        **broker.configuration(settings.queue.get_secret_value(), settings.visibility_timeout_seconds),
         result_backend="disabled://",
         task_default_queue=wire.QUEUE,
         task_ignore_result=False,

@@ -4,5 +4,5 @@ from shoal import wire
 from shoal.control import client_app
 from shoal_worker.settings import WorkerSettings
 
-app = client_app(WorkerSettings.load().redis_url)
+app = client_app(WorkerSettings.load().queue)
 app.conf.update(task_default_queue=wire.QUEUE, accept_content=["json"])

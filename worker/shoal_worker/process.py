@@ -14,6 +14,8 @@ from random import Random
 import structlog
 from redis.exceptions import RedisError
 
+from shoal.errors import QueueUnavailable
+from shoal.publisher import Publisher, open_publisher
 from shoal.redis_url import open_client
 from shoal.signing import Signer
 from shoal_worker.openrouter import Gateway, OpenRouter
@@ -23,6 +25,7 @@ from shoal_worker.settings import WorkerSettings
 from shoal_worker.stores.redis import RedisStore
 
 UNDECODABLE_AT_ONCE = 100
+DUE_AT_ONCE = 200
 UPKEEP_SECONDS = 1.0
 RETENTION_SECONDS = 60.0
 
@@ -30,11 +33,11 @@ log = structlog.get_logger()
 
 
 class Process:
-    """The runner of this process and its upkeep: leases renewed, unreadable items buried."""
+    """The runner of this process and its upkeep: leases renewed, unreadable items buried, the outbox published."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         client = open_client(
-            settings.redis_url.get_secret_value(),
+            settings.results.get_secret_value(),
             socket_timeout=10,
             socket_connect_timeout=5,
             socket_keepalive=True,
@@ -55,7 +58,11 @@ class Process:
         self.runner: Runner = runner_for(name, self.store, self.model, limits, signer)
         self._renew_every_seconds = settings.lease_seconds / 3
         self._dead_letter_ttl_seconds = settings.dead_letter_ttl_seconds
-        duties = (self._renew_leases(), self._bury_undecodable(), self._forget_dead())
+        duties = [self._renew_leases(), self._bury_undecodable(), self._forget_dead()]
+        self._publisher: Publisher | None = None
+        if settings.has_outbox:
+            self._publisher = open_publisher(settings.queue.get_secret_value())
+            duties.append(self._publish_due(self._publisher))
         self._upkeep = [asyncio.create_task(duty) for duty in duties]
 
     async def bury(self, job_id: str, reason: str, raw: str) -> None:
@@ -67,6 +74,8 @@ class Process:
         for task in self._upkeep:
             task.cancel()
         await asyncio.gather(*self._upkeep, return_exceptions=True)
+        if self._publisher:
+            await self._publisher.aclose()
         await self.model.aclose()
         await self.store.aclose()
 
@@ -86,6 +95,16 @@ class Process:
             except (RedisError, OSError) as error:
                 log.warning("upkeep_waits_for_redis", error=type(error).__name__)
             await asyncio.sleep(RETENTION_SECONDS)
+
+    async def _publish_due(self, publisher: Publisher) -> None:
+        while True:
+            try:
+                while due := await self.store.due(DUE_AT_ONCE):
+                    await publisher.publish(due)
+                    await self.store.forget_due(due)
+            except (QueueUnavailable, RedisError, OSError) as error:
+                log.warning("outbox_waits", error=type(error).__name__)
+            await asyncio.sleep(UPKEEP_SECONDS)
 
     async def _bury_undecodable(self) -> None:
         while True:

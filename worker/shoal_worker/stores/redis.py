@@ -25,6 +25,8 @@ from shoal_worker.ports import Begun, Granted, Held, Stored
 
 #: What a server that restarts, fails over or loads its data says. Everything else is a mistake of ours.
 AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OSError)
+#: How long a message that one worker is publishing is left to it.
+DUE_AGAIN_SECONDS = 30
 
 
 class RedisStore:
@@ -34,7 +36,7 @@ class RedisStore:
         self, client: "Redis", *, lease_seconds: float, keep_seconds: int, rng: Random, signer: Signer | None = None
     ) -> None:
         self._client = client
-        names = ("begin", "renew", "finish", "park")
+        names = ("begin", "renew", "finish", "park", "due")
         self._scripts = Scripts(client, {name: wire.script("shoal_worker.stores", name) for name in names})
         self._lease_ms = int(lease_seconds * 1000)
         self._keep_seconds = keep_seconds
@@ -71,7 +73,7 @@ class RedisStore:
 
     async def park(self, job_id: str, message: JobMessage, after_seconds: float, holder: str) -> None:
         """Queue the message again in some seconds."""
-        keys = [*self._keys(job_id), wire.parked(wire.QUEUE)]
+        keys = [*self._keys(job_id), wire.OUTBOX]
         await self._call("park", keys, [holder, wire.message(message, self._signer), after_seconds])
 
     async def forget_dead(self, died_before: float) -> int:
@@ -90,6 +92,14 @@ class RedisStore:
 
     async def forget_undecodable(self, item: bytes) -> None:
         await self._client.lrem(wire.UNDECODABLE, 1, item)  # type: ignore[arg-type]  # bytes are fine
+
+    async def due(self, most: int) -> list[bytes]:
+        """Messages of the outbox whose time has come. They stay until `forget_due`, and come again without it."""
+        items: Any = await self._scripts.call("due", [wire.OUTBOX], [most, DUE_AGAIN_SECONDS])
+        return list(items)
+
+    async def forget_due(self, items: list[bytes]) -> None:
+        await self._client.zrem(wire.OUTBOX, *items)
 
     async def aclose(self) -> None:
         await self._client.aclose()
