@@ -4,7 +4,7 @@ from celery import Celery
 from pydantic import SecretStr
 
 from shoal.publisher import is_amqp, ssl_options
-from shoal.redis_url import Sentinels, is_sentinel
+from shoal.redis_url import SENTINEL_OPTIONS, Sentinels, is_sentinel
 
 
 def client_app(queue_url: SecretStr) -> Celery:
@@ -13,7 +13,7 @@ def client_app(queue_url: SecretStr) -> Celery:
     known = Sentinels.of(url) if is_sentinel(url) else None
     app = Celery("shoal", broker=known.kombu_url() if known else url, backend="disabled://", set_as_current=False)
     if known:
-        app.conf.broker_transport_options = known.kombu_options
+        app.conf.broker_transport_options = {"master_name": known.master, "sentinel_kwargs": SENTINEL_OPTIONS}
     if is_amqp(url):
         app.conf.broker_use_ssl = ssl_options(url)
     return app

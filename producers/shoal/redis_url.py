@@ -53,18 +53,16 @@ class Sentinels:
         return cls(nodes, unquote(master), int(db or "0"), unquote(username) or None, unquote(password) or None)
 
     def kombu_url(self, scheme: str = "sentinel") -> str:
-        """The same for kombu, which wants a URL for each sentinel, and the name among the options."""
+        """The same for kombu, which wants a URL for each sentinel, and the name as the option `master_name`."""
         login = f"{quote(self.username or '', safe='')}:{quote(self.password or '', safe='')}@"
         return ";".join(
             f"{scheme}://{login if self.password else ''}{host}:{port}/{self.db}" for host, port in self.nodes
         )
 
-    @property
-    def kombu_options(self) -> dict[str, Any]:
-        return {"master_name": self.master, "sentinel_kwargs": {**_TIMES, "retry": Retry(NoBackoff(), 0)}}
-
 
 _TIMES = {"socket_timeout": SENTINEL_SECONDS, "socket_connect_timeout": SENTINEL_SECONDS}
+#: How a blocking client asks the sentinels: kombu's `sentinel_kwargs`.
+SENTINEL_OPTIONS: dict[str, Any] = {**_TIMES, "retry": Retry(NoBackoff(), 0)}
 
 
 def _node(text: str) -> tuple[str, int]:

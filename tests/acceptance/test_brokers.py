@@ -142,7 +142,9 @@ def test_a_running_job_can_be_cancelled(broker: Broker, producer: Shoal, workers
     assert job.cancel()
     with pytest.raises(JobCancelled):
         job.result(10)
-    eventually(lambda: sandbox.bill()["in_flight"] == 0, what="the end of the call")
+    with client_app(broker.known.queue) as app:
+        active = app.control.inspect([NODE]).active
+        eventually(lambda: (active() or {}).get(NODE) == [], 10, "a worker with nothing to do")
     stopped(worker)
 
 

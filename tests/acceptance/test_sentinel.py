@@ -74,14 +74,3 @@ def test_what_a_producer_was_told_is_on_a_replica(servers: Replicated, producer:
     with servers.client() as client:
         assert client.llen("shoal") == 20
     assert insisting(lambda: producer.enqueue(question(20))).id, f"no replica is left: taken after {REPLICA_MS} ms"
-
-
-def test_a_running_job_is_cancelled_through_sentinel(
-    servers: Replicated, producer: Shoal, workers: Workers, sandbox: Sandbox
-) -> None:
-    sandbox.scenario(latency_seconds=20.0)
-    workers.start(redis_url=servers.url, **TIMES)
-    job = producer.enqueue(question(1))
-    eventually(lambda: sandbox.bill()["in_flight"] == 1, what="the call")
-    assert job.cancel()
-    eventually(lambda: sandbox.bill()["in_flight"] == 0, what="the end of the call")

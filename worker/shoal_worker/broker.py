@@ -25,7 +25,7 @@ def configuration(queue_url: str, visibility_timeout_seconds: float) -> dict[str
         known = Sentinels.of(queue_url)
         return {
             "broker_url": known.kombu_url(transport.SENTINEL_SCHEME),
-            "broker_transport_options": {**options, **known.kombu_options},
+            "broker_transport_options": {**options, "master_name": known.master},
         }
     scheme, _, rest = queue_url.partition("://")
     return {

@@ -31,7 +31,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, Respon
 from redis.sentinel import SentinelManagedConnection
 
 from shoal import wire
-from shoal.redis_url import is_away
+from shoal.redis_url import SENTINEL_OPTIONS, is_away
 from shoal_worker.ledger import Ack, Ledger, Move, ledger_of
 
 log = logging.getLogger(__name__)
@@ -362,6 +362,7 @@ class PrimaryConnection(SentinelManagedConnection):
 
 class SentinelChannel(Channel, stock.SentinelChannel):
     connection_class = PrimaryConnection
+    sentinel_kwargs = SENTINEL_OPTIONS
 
     def _broker(self) -> tuple[object, ...]:
         return (self.master_name, self.connection.client.virtual_host)
