@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from amqp.exceptions import AMQPError
 from kombu import Connection, Queue
@@ -20,10 +20,11 @@ from redis.exceptions import RedisError
 from shoal import wire
 from shoal.errors import QueueUnavailable
 from shoal.redis_url import open_client
+from shoal.scripts import Scripts
 
 AMQP = ("amqp://", "amqps://")
 CONNECT_SECONDS = 5.0
-CONFIRM_SECONDS = 30.0
+CONFIRM_SECONDS = 10.0
 #: How often a broker may take a message back from workers that died of it before it drops it. Shoal counts itself, and
 #: makes a dead letter; RabbitMQ from version 4 on would drop a message without one after 20 times.
 DELIVERY_LIMIT = 1_000_000
@@ -64,10 +65,11 @@ class RedisPublisher:
 
     def __init__(self, client: "Redis") -> None:
         self._client = client
+        self._scripts = Scripts(client, {"push": wire.script("shoal", "push")})
 
     async def publish(self, messages: Sequence[Message]) -> None:
         try:
-            await cast("Any", self._client.lpush(wire.QUEUE, *messages))
+            await self._scripts.call("push", [wire.QUEUE], messages)
         except (RedisError, OSError) as error:
             raise QueueUnavailable(f"the queue did not take the job: {type(error).__name__}") from error
 
@@ -110,13 +112,23 @@ class AmqpPublisher:
 
     def _send(self, messages: list[Message]) -> QueueUnavailable | None:
         with self._lock:
-            try:
-                if self._channel is None:
-                    self._channel = _ConfirmingChannel(self._url)
-                self._channel.publish(messages)
-            except (AMQPError, OSError) as error:
-                self._drop()
-                return QueueUnavailable(f"the queue did not take the job: {type(error).__name__}")
+            # A connection that was open already may be dead by now, where a new one would do.
+            tries = 2 if self._channel else 1
+            failure = None
+            for _ in range(tries):
+                failure = self._try(messages)
+                if failure is None:
+                    break
+            return failure
+
+    def _try(self, messages: list[Message]) -> QueueUnavailable | None:
+        try:
+            if self._channel is None:
+                self._channel = _ConfirmingChannel(self._url)
+            self._channel.publish(messages)
+        except (AMQPError, OSError) as error:
+            self._drop()
+            return QueueUnavailable(f"the queue did not take the job: {type(error).__name__}")
         return None
 
     def _close(self) -> None:
@@ -137,7 +149,12 @@ class _ConfirmingChannel:
     """A channel that knows which of its messages the broker has. Raises `AMQPError` and `OSError`; then close it."""
 
     def __init__(self, url: str) -> None:
-        self._connection = Connection(url, connect_timeout=CONNECT_SECONDS, ssl=ssl_options(url))
+        self._connection = Connection(
+            url,
+            connect_timeout=CONNECT_SECONDS,
+            ssl=ssl_options(url),
+            transport_options={"read_timeout": CONFIRM_SECONDS, "write_timeout": CONFIRM_SECONDS},
+        )
         self._connection.connect()
         self._channel: Channel = self._connection.channel()
         self._channel.confirm_select()

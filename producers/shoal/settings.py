@@ -6,7 +6,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shoal.errors import SettingsError
-from shoal.publisher import is_amqp
+from shoal.publisher import AMQP, is_amqp
 from shoal.redis_url import Sentinels, is_sentinel
 
 PREFIX = "SHOAL_"
@@ -65,6 +65,8 @@ class ProducerSettings(BaseSettings):
     @field_validator("queue_url")
     @classmethod
     def _is_a_queue_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and not value.get_secret_value().startswith((*cls.schemes, *AMQP)):
+            raise ValueError("must be the URL of a Redis, or of a RabbitMQ such as amqp://user:password@host:5672//")
         return value if value and is_amqp(value.get_secret_value()) else cls._is_a_redis_url(value)
 
     @classmethod

@@ -1,5 +1,7 @@
 """What only RabbitMQ can do to a worker, and a queue that is not where the results are."""
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +51,36 @@ def test_a_broker_killed_under_a_working_worker_costs_time_and_no_job(
     worker.terminate()
     assert worker.wait(60) == 0
     assert server.counts() == (0, 0)
+
+
+def test_a_worker_that_froze_is_relieved_and_finds_its_job_done(
+    server: Rabbit, valkey: str, workers: Workers, sandbox: Sandbox
+) -> None:
+    sandbox.scenario(latency_seconds=1.0)
+    times = {"lease_seconds": 3, "visibility_timeout_seconds": 4}
+    frozen = workers.start(queue_url=server.url, **times)
+    with Shoal(settings(valkey, server.url)) as shoal:
+        job = shoal.enqueue(question(1))
+        eventually(lambda: sandbox.bill()["in_flight"] == 1, what="the call")
+        os.kill(frozen.pid, signal.SIGSTOP)
+        other = workers.start(queue_url=server.url, **times)
+        answer = job.outcome(60)
+        os.kill(frozen.pid, signal.SIGCONT)
+        other.terminate()
+        assert other.wait(60) == 0
+        assert shoal.enqueue(question(2)).result(60).label == "billing"
+        assert job.outcome(10) == answer
+    assert frozen.poll() is None
+    frozen.terminate()
+    assert frozen.wait(60) == 0
+    eventually(lambda: server.counts() == (0, 0), what="an empty queue")
+
+
+def test_of_several_nodes_one_that_answers_is_enough(server: Rabbit, valkey: str, workers: Workers) -> None:
+    urls = f"amqp://guest:guest@127.0.0.1:9//;{server.url}"
+    workers.start(queue_url=urls)
+    with Shoal(settings(valkey, urls)) as shoal:
+        assert shoal.enqueue(question(1)).result(30).label == "billing"
 
 
 def test_what_a_producer_left_in_the_outbox_is_published_by_a_worker(

@@ -1,7 +1,8 @@
 """Celery's configuration for a queue, by its URL alone.
 
 RabbitMQ is reached through kombu's stock transport. Its quorum queues hand each consumer so many messages at once as
-it asked for when it began, and put back what a closed connection leaves; so `visibility_timeout` is Redis's alone.
+it asked for when it began, and put back what a closed connection leaves. `visibility_timeout_seconds` is there how
+long a worker may give no sign of life before its connection is closed.
 """
 
 import ssl
@@ -15,7 +16,12 @@ from shoal_worker import transport
 def configuration(queue_url: str, visibility_timeout_seconds: float) -> dict[str, Any]:
     """What a worker's app needs to consume from there. Redis goes through our own channel (`transport.py`)."""
     if is_amqp(queue_url):
-        return {"broker_url": queue_url, "broker_use_ssl": ssl_options(queue_url), "task_queues": [amqp_queue()]}
+        return {
+            "broker_url": queue_url,
+            "broker_use_ssl": ssl_options(queue_url),
+            "broker_heartbeat": max(1, int(visibility_timeout_seconds)),
+            "task_queues": [amqp_queue()],
+        }
     transport.register()
     options = {
         "visibility_timeout": visibility_timeout_seconds,
