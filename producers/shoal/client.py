@@ -13,8 +13,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from itertools import islice
 from typing import Any, Generic, Self, TypedDict, TypeVar, Unpack
 
-from pydantic import SecretStr
-from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
@@ -33,10 +31,11 @@ from shoal.errors import (
 )
 from shoal.jobs import Args, DeadLetter, JobMessage, Outcome, R, Status
 from shoal.ports import Claimed, DeadLetters, JobBook
-from shoal.publisher import RedisPublisher
+from shoal.publisher import open_publisher
 from shoal.redis_jobs import RedisJobs
+from shoal.redis_url import open_client
 from shoal.results import ResultWatcher
-from shoal.settings import POSTGRES_SCHEMES, ProducerSettings
+from shoal.settings import ProducerSettings
 from shoal.signing import Signer
 
 T = TypeVar("T")
@@ -206,29 +205,27 @@ class AsyncShoal:
 
 
 def job_book(settings: ProducerSettings) -> JobBook:
-    """Where the settings keep jobs: beside the queue, or in Postgres."""
-    queue = redis_client(settings.queue)
+    """Where the settings keep jobs, with the way from there to the queue."""
     signer = Signer.of(settings.signing_keys)
-    if not settings.results.get_secret_value().startswith(POSTGRES_SCHEMES):
-        return RedisJobs(queue, signer)
+    publisher = open_publisher(settings.queue.get_secret_value()) if settings.has_outbox else None
+    if not settings.in_postgres:
+        client = open_client(
+            settings.results.get_secret_value(),
+            socket_timeout=30,
+            socket_connect_timeout=5,
+            socket_keepalive=True,
+            health_check_interval=25,
+            retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), 3),
+            max_connections=64,
+        )
+        return RedisJobs(client, signer, publisher)
+    assert publisher is not None
     try:
         from shoal.postgres import Database
         from shoal.postgres_jobs import PostgresJobs
     except ModuleNotFoundError as error:
         raise SettingsError(f"SHOAL_RESULT_URL needs {error.name}: pip install 'shoal[postgres]'") from None
-    return PostgresJobs(Database(settings.results), RedisPublisher(queue, signer))
-
-
-def redis_client(url: SecretStr) -> Redis:
-    return Redis.from_url(
-        url.get_secret_value(),
-        socket_timeout=30,
-        socket_connect_timeout=5,
-        socket_keepalive=True,
-        health_check_interval=25,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), 3),
-        max_connections=64,
-    )
+    return PostgresJobs(Database(settings.results), signer, publisher)
 
 
 def _tell(error: JobFailed, on_failure: Callable[[JobFailed], None] | None) -> None:

@@ -3,11 +3,23 @@
 from celery import Celery
 from pydantic import SecretStr
 
+from shoal.publisher import is_amqp, ssl_options
+from shoal.redis_url import SENTINEL_OPTIONS, Sentinels, is_sentinel
 
-def revoke(redis_url: SecretStr, job_id: str) -> None:
+
+def client_app(queue_url: SecretStr) -> Celery:
+    """Celery's stock client of the queue: no tasks, and no results."""
+    url = queue_url.get_secret_value()
+    known = Sentinels.of(url) if is_sentinel(url) else None
+    app = Celery("shoal", broker=known.kombu_url() if known else url, backend="disabled://", set_as_current=False)
+    if known:
+        app.conf.broker_transport_options = {"master_name": known.master, "sentinel_kwargs": SENTINEL_OPTIONS}
+    if is_amqp(url):
+        app.conf.broker_use_ssl = ssl_options(url)
+    return app
+
+
+def revoke(queue_url: SecretStr, job_id: str) -> None:
     """Tell all workers to end a running job. Blocks for one round trip."""
-    app = Celery("shoal", broker=redis_url.get_secret_value(), set_as_current=False)
-    try:
+    with client_app(queue_url) as app:
         app.control.revoke(job_id, terminate=True)
-    finally:
-        app.close()

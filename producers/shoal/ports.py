@@ -88,4 +88,11 @@ class JobBook(Protocol):
 
     def announcements(self) -> Announcements: ...
 
+    async def publish_due(self) -> int:
+        """Put messages of the outbox into the queue whose time has come, some hundreds at once; how many.
+
+        Whoever takes them and dies leaves them to the next, some time later. Nothing to do where there is no outbox.
+        """
+        ...
+
     async def aclose(self) -> None: ...

@@ -7,31 +7,31 @@ producer died, the queue is away) is published from the outbox by a worker.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from typing import Any
 
 import psycopg
-from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
+from pydantic import ValidationError
 
+from shoal import wire
 from shoal.costs import COST_FIELDS, Cost, Labels
 from shoal.errors import QueueUnavailable, ShoalError, UnknownJob
 from shoal.jobs import DeadLetter, JobMessage, Status
 from shoal.ports import Claimed, Group
 from shoal.postgres import Database, Grouped, Row, exact_or_json, is_away, statement
 from shoal.publisher import Publisher
+from shoal.signing import Signer
 
 #: A message that is not in the queue after this long is published by somebody else.
-GRACE_SECONDS = 5.0
+OUTBOX_SECONDS = 5.0
 CHANNEL = "shoal_endings"
 HEARD_SECONDS = 2.0
-DUE_AT_ONCE = 100
+DUE_AT_ONCE = 200
+DUE_AGAIN_SECONDS = 30.0
 _LETTERS_PER_PAGE = 100
 _NAMES = ("claim", "reclaim", "joined", "due", "published", "recover", "cancel")
 _SQL = {name: statement("shoal", name) for name in _NAMES}
-#: What a queue that is away raises.
-QUEUE_ERRORS = (RedisError, OperationalError, OSError)
 
 
 @contextmanager
@@ -50,8 +50,9 @@ def _unavailable() -> Iterator[None]:
 class PostgresJobs:
     """`ports.JobBook` on one Postgres, in front of a queue elsewhere."""
 
-    def __init__(self, database: Database, publisher: Publisher) -> None:
+    def __init__(self, database: Database, signer: Signer | None, publisher: Publisher) -> None:
         self._database = database
+        self._signer = signer
         self._publisher = publisher
         columns = ("id", "key", "fingerprint", "kind", "tenant", "message", "enqueued_at", "expires_at", "keep_until")
         self._claims = Grouped(columns, self._claim)
@@ -67,12 +68,14 @@ class PostgresJobs:
         assert row is not None
         _, became, mark = row
         if became == Claimed.QUEUED:
-            await self._publish([(message, mark)])
+            # In the outbox the job is safe: workers publish what stays there.
+            with suppress(QueueUnavailable, psycopg.Error, OSError):
+                await self._publish([(message, mark)])
         return Claimed(became)
 
     async def _claim(self, arrays: dict[str, Any]) -> list[Row]:
         async with self._database.connection() as connection, connection.transaction():
-            cursor = await connection.execute(_SQL["claim"].encode(), {**arrays, "grace_seconds": GRACE_SECONDS})
+            cursor = await connection.execute(_SQL["claim"].encode(), {**arrays, "grace_seconds": OUTBOX_SECONDS})
             queued = {row[0]: row for row in await cursor.fetchall()}
             if again := [job_id for job_id, was_there, _ in queued.values() if was_there]:
                 await connection.execute(_SQL["reclaim"].encode(), {"ids": again})
@@ -87,20 +90,16 @@ class PostgresJobs:
         return rows + [(job_id, Claimed.CONFLICT, None) for job_id in there if job_id not in joined]
 
     async def _publish(self, messages: list[tuple[JobMessage, Any]]) -> None:
-        """Into the queue, and out of the outbox. When either fails, a worker does it later."""
-        try:
-            await self._publisher.publish([message for message, _ in messages])
+        """Into the queue, and out of the outbox."""
+        if messages:
+            await self._publisher.publish([wire.message(message, self._signer) for message, _ in messages])
             await asyncio.gather(*(self._published.call(message.id, mark) for message, mark in messages))
-        except (*QUEUE_ERRORS, psycopg.Error):
-            return
 
     async def publish_due(self) -> int:
-        """Publish what the outbox has; how much that was. Raises psycopg's errors and the queue's."""
-        values = {"claim_seconds": 6 * GRACE_SECONDS, "most": DUE_AT_ONCE}
-        rows = await self._database.rows(_SQL["due"], values)
-        due = [(JobMessage.model_validate_json(text, extra="ignore"), mark) for _, text, mark in rows if text]
-        await self._publisher.publish([message for message, _ in due])
-        await asyncio.gather(*(self._published.call(message.id, mark) for message, mark in due))
+        values = {"claim_seconds": DUE_AGAIN_SECONDS, "most": DUE_AT_ONCE}
+        with _unavailable():
+            rows = await self._database.rows(_SQL["due"], values)
+            await self._publish([(message, mark) for _, text, mark in rows if (message := _message(text))])
         return len(rows)
 
     async def recover(self, older_than_seconds: float = 0.0) -> int:
@@ -141,6 +140,14 @@ class PostgresJobs:
     async def aclose(self) -> None:
         await self._publisher.aclose()
         await self._database.aclose()
+
+
+def _message(text: str | None) -> JobMessage | None:
+    """What stands in the outbox. Who has written something else there by hand must not stop the others."""
+    try:
+        return JobMessage.model_validate_json(text or "", extra="ignore")
+    except ValidationError:
+        return None
 
 
 async def _fingerprints(connection: psycopg.AsyncConnection, job_ids: list[str]) -> dict[str, str]:

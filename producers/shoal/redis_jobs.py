@@ -1,8 +1,13 @@
-"""Jobs, endings and dead letters in the queue's own Redis or Valkey: a claim and its message are one script."""
+"""Jobs, endings and dead letters in a Redis or Valkey.
 
+Where it is the queue's own, a claim and its message are one script. Else the message goes into the outbox with the
+claim, and from there to the queue.
+"""
+
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from redis.asyncio import Redis
@@ -14,11 +19,16 @@ from shoal.deadletters import fingerprint
 from shoal.errors import QueueUnavailable, UnknownJob
 from shoal.jobs import DeadLetter, JobMessage, Status
 from shoal.ports import Claimed, Group
+from shoal.publisher import Publisher
 from shoal.scripts import Scripts
 from shoal.signing import Signer
 
 IDS_PER_LOOK = 200
 HEARD_SECONDS = 2.0
+#: Longer than it takes to publish a message from the outbox: what is still there after it, workers publish.
+OUTBOX_SECONDS = 5
+DUE_AT_ONCE = 200
+DUE_AGAIN_SECONDS = 30
 _LETTERS_PER_PAGE = 100
 
 
@@ -34,25 +44,46 @@ def _unavailable(what: str) -> Iterator[None]:
 class RedisJobs:
     """`ports.JobBook` on one Redis."""
 
-    def __init__(self, client: "Redis", signer: Signer | None = None) -> None:
+    def __init__(self, client: "Redis", signer: Signer | None = None, publisher: Publisher | None = None) -> None:
         self._client = client
         self._signer = signer
-        names = ("enqueue", "cancel")
+        self._publisher = publisher
+        names = ("enqueue", "cancel", "due", "published")
         self._scripts = Scripts(client, {name: wire.script("shoal", name) for name in names})
         self.dead = RedisDeadLetters(client)
         self.costs = RedisCosts(client)
 
     async def enqueue(self, message: JobMessage, kept_seconds: int) -> Claimed:
+        text = wire.message(message, self._signer)
+        place, outbox_seconds = (wire.OUTBOX, OUTBOX_SECONDS) if self._publisher else (wire.QUEUE, "")
         with _unavailable("the queue did not take the job"):
-            became, _ = await self._scripts.call(
+            reply, _ = await self._scripts.call(
                 "enqueue",
                 [
-                    *(wire.job_record(message.id), wire.result_record(message.id)),
-                    *(wire.QUEUE, wire.DEAD, wire.DEAD_TIMES, wire.cost_sums(day_of(time.time()))),
+                    *(wire.job_record(message.id), wire.result_record(message.id), place),
+                    *(wire.DEAD, wire.DEAD_TIMES, wire.cost_sums(day_of(time.time()))),
                 ],
-                [message.fingerprint, wire.message(message, self._signer), kept_seconds, message.id],
+                [message.fingerprint, text, kept_seconds, message.id, outbox_seconds],
             )
-        return Claimed(became.decode())
+        became = Claimed(reply.decode())
+        if became == Claimed.QUEUED and self._publisher:
+            # In the outbox the job is safe: workers publish what stays there.
+            with suppress(QueueUnavailable, RedisError, OSError):
+                await self._publish(self._publisher, [text])
+        return became
+
+    async def _publish(self, publisher: Publisher, texts: Sequence[str | bytes]) -> None:
+        if texts:
+            await publisher.publish(texts)
+            await asyncio.gather(*(self._scripts.call("published", [wire.OUTBOX], [text]) for text in texts))
+
+    async def publish_due(self) -> int:
+        if self._publisher is None:
+            return 0
+        with _unavailable("the outbox did not answer"):
+            due: Any = await self._scripts.call("due", [wire.OUTBOX], [DUE_AT_ONCE, DUE_AGAIN_SECONDS])
+            await self._publish(self._publisher, due)
+        return len(due)
 
     async def status(self, job_id: str) -> Status | None:
         with _unavailable("the queue did not answer"):
@@ -79,6 +110,8 @@ class RedisJobs:
         return RedisAnnouncements(self._client)
 
     async def aclose(self) -> None:
+        if self._publisher:
+            await self._publisher.aclose()
         await self._client.aclose()
 
 

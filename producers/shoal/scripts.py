@@ -2,6 +2,10 @@
 
 While one pipeline is on its way, further calls gather and leave as the next one: under load a hundred jobs share a
 round trip, alone a job waits for nobody. Every script here is safe to repeat, because a lost reply is asked again.
+
+Behind Sentinel a call returns when a replica has what it wrote. Where none says so within `REPLICA_MS`, the call stands
+if the sentinels still hold to this primary (it may have no replica left, and what it alone knows is lost with it), and
+else fails, for a primary that is being replaced forgets what it is told.
 """
 
 import asyncio
@@ -10,10 +14,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
+
+from shoal.redis_url import has_replicas, is_replaced
 
 #: Enough to hide the round trip, few enough that Redis answers others in between.
 MAX_CALLS_PER_PIPELINE = 500
+#: A replica is less than this behind, or there is none to wait for.
+REPLICA_MS = 500
 
 Command = tuple[str, str, Sequence[str], Sequence[str | bytes | int | float]]
 
@@ -24,6 +33,7 @@ class Scripts:
     def __init__(self, client: "Redis", texts: dict[str, str]) -> None:
         self._client = client
         self._texts = texts
+        self._replicated = has_replicas(client)
         self._shas = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in texts.items()}  # noqa: S324 Redis names scripts so
         self._waiting: list[tuple[Command, asyncio.Future[Any]]] = []
         self._sender: asyncio.Task[None] | None = None
@@ -73,5 +83,12 @@ class Scripts:
         pipeline = self._client.pipeline(transaction=False)
         for _, sha, keys, args in commands:
             pipeline.execute_command("EVALSHA", sha, len(keys), *keys, *args)
-        replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        if not self._replicated:
+            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            return replies
+        pipeline.execute_command("WAIT", 1, REPLICA_MS)
+        *replies, replicas = await pipeline.execute(raise_on_error=False)
+        if replicas == 0 and await is_replaced(self._client):
+            await self._client.connection_pool.disconnect(inuse_connections=False)
+            raise RedisConnectionError("no replica has it, and the primary is being replaced")
         return replies

@@ -6,6 +6,8 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shoal.errors import SettingsError
+from shoal.publisher import is_amqp
+from shoal.redis_url import Sentinels, is_sentinel
 
 PREFIX = "SHOAL_"
 POSTGRES_SCHEMES = ("postgresql://", "postgres://")
@@ -19,9 +21,9 @@ class ProducerSettings(BaseSettings):
 
     #: The queue and the results, unless told otherwise. May hold a password, hence secret.
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    #: Where jobs wait, where that is not `redis_url`.
+    #: Where jobs wait, if not there: another Redis, or RabbitMQ.
     queue_url: SecretStr | None = None
-    #: Where jobs, results, leases and dead letters are kept, where that is not `redis_url`.
+    #: Where jobs, results, leases and dead letters are kept, if not there: another Redis, or Postgres.
     result_url: SecretStr | None = None
     #: Answers are kept this long after they came.
     result_ttl_seconds: int = Field(default=86_400, ge=60)
@@ -33,21 +35,36 @@ class ProducerSettings(BaseSettings):
     #: Keys that sign messages, separated by commas: the first signs, all are accepted. Unset: nothing is signed.
     signing_keys: SecretStr | None = None
 
-    queue_schemes: ClassVar[tuple[str, ...]] = ("redis://", "rediss://")
+    redis_schemes: ClassVar[tuple[str, ...]] = ("redis://", "rediss://", "sentinel://")
 
-    @field_validator("redis_url", "queue_url")
+    @field_validator("redis_url")
     @classmethod
-    def _is_a_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value and not value.get_secret_value().startswith(cls.queue_schemes):
-            raise ValueError("must be a Redis URL such as redis://127.0.0.1:6379/0")
+    def _is_a_redis_url(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(cls.redis_schemes):
+            raise ValueError(f"must be a Redis URL such as redis://127.0.0.1:6379/0 or {Sentinels.form}")
+        if is_sentinel(value.get_secret_value()):
+            Sentinels.of(value.get_secret_value())
         return value
+
+    @field_validator("queue_url")
+    @classmethod
+    def _is_a_queue_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or is_amqp(value.get_secret_value()):
+            return value
+        if not value.get_secret_value().startswith(cls.redis_schemes):
+            raise ValueError("must be the URL of a Redis, or of a RabbitMQ such as amqp://user:password@host:5672//")
+        return cls._is_a_redis_url(value)
 
     @field_validator("result_url")
     @classmethod
     def _is_a_result_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value and not value.get_secret_value().startswith(POSTGRES_SCHEMES):
-            raise ValueError("must be a Postgres URL such as postgresql://user:password@127.0.0.1/shoal, or unset")
-        return value
+        if value is None or value.get_secret_value().startswith(POSTGRES_SCHEMES):
+            return value
+        if not value.get_secret_value().startswith(cls.redis_schemes):
+            raise ValueError(
+                "must be the URL of a Redis, or of a Postgres such as postgresql://user:password@host/shoal"
+            )
+        return cls._is_a_redis_url(value)
 
     @property
     def queue(self) -> SecretStr:
@@ -58,6 +75,16 @@ class ProducerSettings(BaseSettings):
     def results(self) -> SecretStr:
         """Where jobs and their endings are kept."""
         return self.result_url or self.redis_url
+
+    @property
+    def has_outbox(self) -> bool:
+        """Whether messages reach the queue through an outbox beside the jobs: no script can write to both."""
+        return self.queue != self.results
+
+    @property
+    def in_postgres(self) -> bool:
+        """Whether jobs are kept in Postgres."""
+        return self.results.get_secret_value().startswith(POSTGRES_SCHEMES)
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:

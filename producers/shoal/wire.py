@@ -55,6 +55,10 @@ def cost_sums(day: date) -> str:
     return f"shoal:cost:{day.isoformat()}"
 
 
+#: Where messages stand that wait for their time, or to be published in a queue elsewhere.
+OUTBOX = parked(QUEUE)
+
+
 def script(package: str, name: str) -> str:
     """The Lua text `lua/<name>.lua` of a package."""
     return files(package).joinpath("lua", f"{name}.lua").read_text()

@@ -3,14 +3,13 @@
 `python -m shoal_worker` is a Shoal worker; `celery -A shoal_worker.main worker` is the same.
 """
 
-import ssl
 from typing import Any
 
 from celery import Celery
 from celery.signals import task_revoked, worker_process_init, worker_process_shutdown
 
 from shoal import wire
-from shoal_worker import tasks, transport
+from shoal_worker import broker, tasks
 from shoal_worker.loop import LoopThread
 from shoal_worker.process import close_process, open_process, process
 from shoal_worker.settings import WorkerSettings
@@ -19,19 +18,11 @@ from shoal_worker.settings import WorkerSettings
 CLOSE_SECONDS = 5.0
 
 
-def broker_url(redis_url: str) -> str:
-    """The same server through our own channel (`transport.py`)."""
-    _, separator, rest = redis_url.partition("://")
-    return f"shoal{separator}{rest}"
-
-
 def make_app(settings: WorkerSettings) -> Celery:
     """Celery's app, for a worker."""
-    transport.register()
-    url = settings.queue.get_secret_value()
     app = Celery("shoal", set_as_current=True)
     app.conf.update(
-        broker_url=broker_url(url),
+        **broker.configuration(settings.queue.get_secret_value(), settings.visibility_timeout_seconds),
         result_backend="disabled://",
         task_default_queue=wire.QUEUE,
         task_ignore_result=False,
@@ -50,11 +41,6 @@ def make_app(settings: WorkerSettings) -> Celery:
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED} if url.startswith("rediss://") else None,
-        broker_transport_options={
-            "visibility_timeout": settings.visibility_timeout_seconds,
-            "unacked_restore_interval": settings.visibility_timeout_seconds / 4,
-        },
     )
     tasks.register(app)
     return app

@@ -5,10 +5,10 @@ import asyncio
 import click
 import psycopg
 
+from shoal.client import job_book
 from shoal.errors import QueueUnavailable, SettingsError
-from shoal.postgres_jobs import QUEUE_ERRORS
-from shoal.settings import POSTGRES_SCHEMES, ProducerSettings
-from shoal_worker.process import outbox_of
+from shoal.postgres_jobs import PostgresJobs
+from shoal.settings import ProducerSettings
 from shoal_worker.stores import migrations
 from shoal_worker.up import up
 
@@ -33,7 +33,7 @@ def sandbox(options: tuple[str, ...]) -> None:
 
 def _postgres_settings() -> ProducerSettings:
     settings = ProducerSettings.load()
-    if not settings.results.get_secret_value().startswith(POSTGRES_SCHEMES):
+    if not settings.in_postgres:
         raise SettingsError("set SHOAL_RESULT_URL to a Postgres: results in Redis need no tables and have no outbox")
     return settings
 
@@ -59,19 +59,17 @@ def recover(older_than_seconds: float) -> None:
     settings = _postgres_settings()
 
     async def again() -> int:
-        outbox = outbox_of(settings)
+        book = job_book(settings)
+        assert isinstance(book, PostgresJobs)
         try:
-            count = await outbox.recover(older_than_seconds)
-            while await outbox.publish_due():
+            count = await book.recover(older_than_seconds)
+            while await book.publish_due():
                 pass
         finally:
-            await outbox.aclose()
+            await book.aclose()
         return count
 
-    try:
-        click.echo(f"queued {asyncio.run(again())} jobs again")
-    except QUEUE_ERRORS as error:
-        raise QueueUnavailable(f"the queue did not answer, workers will publish them: {type(error).__name__}") from None
+    click.echo(f"queued {asyncio.run(again())} jobs again")
 
 
 COMMANDS = {"up": up, "worker": worker, "sandbox": sandbox, "migrate": migrate, "recover": recover}

@@ -8,6 +8,7 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from redis.exceptions import RedisError
 
 from shoal_worker.process import process
+from shoal_worker.transport import Channel
 
 #: A store that is away holds the consumer up for this long at most; then the message stays unacknowledged.
 BURY_SECONDS = 30.0
@@ -15,6 +16,11 @@ BURY_SECONDS = 30.0
 
 class Consumer(CeleryConsumer):
     """Chosen by `worker_consumer = "shoal_worker.consumer:Consumer"`."""
+
+    class Blueprint(CeleryConsumer.Blueprint):
+        """Without Celery's delayed queues in RabbitMQ: what waits for its time waits in our outbox."""
+
+        default_steps = tuple(step for step in CeleryConsumer.Blueprint.default_steps if "delayed_delivery" not in step)
 
     def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002 Celery's signature
         self._bury(message, "the message names no task")
@@ -37,9 +43,9 @@ class Consumer(CeleryConsumer):
         message.ack()
 
     def shutdown(self) -> None:
-        """The pool has ended: what was fetched and never begun goes back at once."""
+        """The pool has ended: what was fetched and never begun goes back at once. RabbitMQ sees to that itself."""
         channel = getattr(self.task_consumer, "channel", None)
-        if channel is not None:
+        if isinstance(channel, Channel):
             with contextlib.suppress(OSError, RedisError):
                 channel.release()
         super().shutdown()

@@ -1,6 +1,5 @@
 """The worker's app, made from the environment: what `celery -A shoal_worker.main` loads."""
 
-from shoal.settings import POSTGRES_SCHEMES
 from shoal_worker import logs
 from shoal_worker.app import connect_process, make_app
 from shoal_worker.settings import WorkerSettings
@@ -8,7 +7,7 @@ from shoal_worker.stores import migrations
 
 settings = WorkerSettings.load()
 logs.configure(settings.log_level)
-if settings.results.get_secret_value().startswith(POSTGRES_SCHEMES):
+if settings.in_postgres:
     migrations.check(settings.results)
 app = make_app(settings)
 connect_process(settings)

@@ -13,15 +13,15 @@ from random import Random
 from typing import Any
 
 import structlog
-from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shoal import wire
+from shoal.client import job_book
+from shoal.ports import JobBook
 from shoal.postgres import Database
-from shoal.postgres_jobs import DUE_AT_ONCE, PostgresJobs
-from shoal.publisher import RedisPublisher
-from shoal.settings import POSTGRES_SCHEMES, ProducerSettings
+from shoal.publisher import is_amqp
+from shoal.redis_url import open_client
 from shoal.signing import Signer
 from shoal_worker.calls import CountedModel, clear_doubts
 from shoal_worker.openrouter import Gateway, OpenRouter
@@ -42,13 +42,14 @@ log = structlog.get_logger()
 
 
 class Process:
-    """The runner of this process and its upkeep: leases renewed, unreadable items buried."""
+    """The runner of this process and its upkeep: leases renewed, unreadable items buried, the outbox published."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         signer = Signer.of(settings.signing_keys)
-        self._queue = redis_client(settings.queue)
-        self._outbox: PostgresJobs | None = None
-        self.store = self._store(settings, signer)
+        queue_url = settings.queue.get_secret_value()
+        self._queue = None if is_amqp(queue_url) else redis_client(queue_url)
+        self._outbox = job_book(settings) if settings.has_outbox else None
+        self.store = store_of(settings, signer)
         gateway = gateway_of(settings)
         self.provider = OpenRouter(gateway)
         self.model = CountedModel(self.provider, self.store.calls, gateway.prices, grace_seconds=settings.lease_seconds)
@@ -58,17 +59,12 @@ class Process:
         self.runner: Runner = runner_for(name, self.store, self.model, limits, signer)
         self._renew_every_seconds = settings.lease_seconds / 3
         self._dead_letter_ttl_seconds = settings.dead_letter_ttl_seconds
-        duties = [self._renew_leases(), self._bury_undecodable(), self._forget_old(), self._clear_doubts()]
+        duties = [self._renew_leases(), self._forget_old(), self._clear_doubts()]
+        if self._queue:
+            duties.append(self._bury_undecodable(self._queue))
         if self._outbox:
             duties.append(self._publish_due(self._outbox))
         self._upkeep = [asyncio.create_task(duty) for duty in duties]
-
-    def _store(self, settings: WorkerSettings, signer: Signer | None) -> JobStore:
-        times: Any = {"lease_seconds": settings.lease_seconds, "keep_seconds": settings.result_ttl_seconds}
-        if not settings.results.get_secret_value().startswith(POSTGRES_SCHEMES):
-            return RedisStore(redis_client(settings.results), **times, rng=Random(), signer=signer)
-        self._outbox = outbox_of(settings)
-        return PostgresStore(Database(settings.results), **times, rng=Random())
 
     async def bury(self, job_id: str, reason: str, raw: str) -> None:
         """A dead letter for a message that Celery cannot make a task of."""
@@ -84,7 +80,8 @@ class Process:
         await self.store.aclose()
         if self._outbox:
             await self._outbox.aclose()
-        await self._queue.aclose()
+        if self._queue:
+            await self._queue.aclose()
 
     async def _renew_leases(self) -> None:
         while True:
@@ -103,14 +100,14 @@ class Process:
                 forgotten = 0
             await asyncio.sleep(PAUSE_SECONDS if forgotten else RETENTION_SECONDS)
 
-    async def _publish_due(self, outbox: PostgresJobs) -> None:
+    async def _publish_due(self, outbox: JobBook) -> None:
         while True:
             try:
                 published = await outbox.publish_due()
             except Exception as error:  # noqa: BLE001 the outbox keeps what could not be published
                 log.warning("upkeep_failed", duty="publish_due", error=type(error).__name__)
                 published = 0
-            await asyncio.sleep(0 if published >= DUE_AT_ONCE else OUTBOX_SECONDS)
+            await asyncio.sleep(0 if published else OUTBOX_SECONDS)
 
     async def _clear_doubts(self) -> None:
         while True:
@@ -120,28 +117,31 @@ class Process:
             except Exception as error:  # noqa: BLE001 upkeep goes on, whatever the store says today
                 log.warning("upkeep_failed", duty="clear_doubts", error=type(error).__name__)
 
-    async def _bury_undecodable(self) -> None:
+    async def _bury_undecodable(self, queue: Redis) -> None:
         while True:
             await asyncio.sleep(UPKEEP_SECONDS)
             try:
-                items: Any = await self._queue.lrange(wire.UNDECODABLE, 0, UNDECODABLE_AT_ONCE - 1)
+                items: Any = await queue.lrange(wire.UNDECODABLE, 0, UNDECODABLE_AT_ONCE - 1)
                 for item in items:
                     job_id = "undecodable-" + hashlib.sha256(item).hexdigest()[:32]
                     await self.bury(job_id, "the message is not JSON", item.decode(errors="replace"))
-                    await self._queue.lrem(wire.UNDECODABLE, 1, item)
+                    await queue.lrem(wire.UNDECODABLE, 1, item)
             except (RedisError, OSError) as error:
                 log.warning("upkeep_waits_for_redis", error=type(error).__name__)
 
 
-def outbox_of(settings: ProducerSettings) -> PostgresJobs:
-    """What Postgres has to publish, and the queue it goes to."""
-    publisher = RedisPublisher(redis_client(settings.queue), Signer.of(settings.signing_keys))
-    return PostgresJobs(Database(settings.results, max_connections=2), publisher)
+def store_of(settings: WorkerSettings, signer: Signer | None) -> JobStore:
+    """Where the settings keep results, leases and dead letters."""
+    times: Any = {"lease_seconds": settings.lease_seconds, "keep_seconds": settings.result_ttl_seconds}
+    if settings.in_postgres:
+        return PostgresStore(Database(settings.results), **times, rng=Random())
+    client = redis_client(settings.results.get_secret_value())
+    return RedisStore(client, **times, rng=Random(), signer=signer)
 
 
-def redis_client(url: SecretStr) -> Redis:
-    return Redis.from_url(
-        url.get_secret_value(),
+def redis_client(url: str) -> Redis:
+    return open_client(
+        url,
         socket_timeout=10,
         socket_connect_timeout=5,
         socket_keepalive=True,

@@ -17,7 +17,9 @@ from urllib.request import urlopen
 
 import redis
 from celery import Celery
+from pydantic import SecretStr
 
+from shoal.control import client_app
 from shoal.errors import ShoalError
 
 START_SECONDS = 30.0
@@ -172,11 +174,11 @@ def start_local_model(services: Services) -> dict[str, str]:
     return added
 
 
-def start_worker(services: Services, name: str, redis_url: str, grace_seconds: float) -> None:
+def start_worker(services: Services, name: str, queue_url: str, grace_seconds: float) -> None:
     """One worker process; returns when it consumes."""
     node = f"{name}@{socket.gethostname()}"
     services.start(name, [sys.executable, "-m", "shoal_worker", "-n", node], grace_seconds)
-    with Celery(broker=redis_url, set_as_current=False) as app:
+    with client_app(SecretStr(queue_url)) as app:
         services.await_condition(name, lambda: _answers(app, node))
 
 

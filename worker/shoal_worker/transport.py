@@ -1,4 +1,4 @@
-"""A kombu transport on Redis that cannot lose a message: `shoal://` in place of `redis://`.
+"""A kombu transport on Redis that cannot lose a message: `shoal://` in place of `redis://`, and `shoal-sentinel://`.
 
 kombu's own takes one message with BRPOP and only then notes it as unacknowledged; a process killed in between loses
 it for ever. Here one script (`lua/fetch.lua`) moves many messages into the unacked hash, settles acknowledgements
@@ -9,6 +9,10 @@ Keys and messages are kombu's, so stock Celery clients and workers, Flower and K
 flight are renewed while their tasks run (the visibility timeout can be short), those of a dead worker are put back
 by the living. A channel that closes puts nothing back, because its tasks go on: their acknowledgements wait in the
 process's ledger (`ledger.py`) for the next channel.
+
+Behind Sentinel the same, with a connection to the primary of the day. What a failover loses of all this is a
+message taken, renewed or acknowledged a moment before: it comes once more, and leases and stored results keep its
+answer single.
 """
 
 import logging
@@ -22,12 +26,18 @@ from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as stock
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
+from redis.sentinel import SentinelManagedConnection
 
 from shoal import wire
+from shoal.redis_url import SENTINEL_OPTIONS, is_away
 from shoal_worker.ledger import Ack, Ledger, Move, ledger_of
 
 log = logging.getLogger(__name__)
+
+SCHEME = "shoal"
+SENTINEL_SCHEME = "shoal-sentinel"
 
 #: Most messages in one turn: what the server is kept busy with at once.
 FETCH_AT_ONCE = 100
@@ -48,8 +58,9 @@ _SCRIPTS = {
 
 
 def register() -> None:
-    """Make kombu know the scheme."""
-    TRANSPORT_ALIASES["shoal"] = "shoal_worker.transport:Transport"
+    """Make kombu know the schemes."""
+    TRANSPORT_ALIASES[SCHEME] = "shoal_worker.transport:Transport"
+    TRANSPORT_ALIASES[SENTINEL_SCHEME] = "shoal_worker.transport:SentinelTransport"
 
 
 class UnreadableMessageError(Exception):
@@ -115,9 +126,13 @@ class Channel(stock.Channel):
         self._no_ack_queues: set[str] = set()
         self._wait_again_at = 0.0
         super().__init__(*args, **kwargs)
-        info = self.connection.client
-        self.ledger: Ledger = ledger_of((info.hostname, info.port, info.virtual_host))
+        self.ledger: Ledger = ledger_of(self._broker())
         self._shas = {name: self.client.script_load(text) for name, text in _SCRIPTS.items()}
+
+    def _broker(self) -> tuple[object, ...]:
+        """What stays the same of the broker when the connection is made anew."""
+        info = self.connection.client
+        return (info.hostname, info.port, info.virtual_host)
 
     def basic_consume(self, queue: str, no_ack: bool = False, *args: Any, **options: Any) -> Any:
         """Without acknowledgements (replies to remote control) a message is done when it is delivered."""
@@ -330,3 +345,29 @@ class Transport(stock.Transport):
                 getattr(channel, verb)()
             except (RedisError, OSError) as error:
                 log.info("%s waits for Redis: %s", verb, type(error).__name__)
+
+
+class PrimaryConnection(SentinelManagedConnection):
+    """A server that is no longer the primary, or not yet, is a lost connection: the next one asks the sentinels."""
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().read_response(*args, **options)
+        except ResponseError as error:
+            if not is_away(error):
+                raise
+            self.disconnect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+            raise RedisConnectionError(f"the primary is changing: {str(error).split(' ', 1)[0]}") from None
+
+
+class SentinelChannel(Channel, stock.SentinelChannel):
+    connection_class = PrimaryConnection
+    sentinel_kwargs = SENTINEL_OPTIONS
+
+    def _broker(self) -> tuple[object, ...]:
+        return (self.master_name, self.connection.client.virtual_host)
+
+
+class SentinelTransport(Transport):
+    default_port = stock.SentinelTransport.default_port
+    Channel = SentinelChannel

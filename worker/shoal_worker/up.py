@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from shoal.errors import SettingsError
-from shoal.settings import POSTGRES_SCHEMES
 from shoal_worker import services
 from shoal_worker.errors import WorkerError
 from shoal_worker.openrouter import KeyStatus, OpenRouter
@@ -78,13 +77,14 @@ def start(tree: services.Services, plan: Plan, settings: WorkerSettings) -> Addr
     """Start what is missing, then the workers, then Flower."""
     redis_url = os.environ.get("SHOAL_REDIS_URL") or _embedded(tree, plan)
     model = settings.openrouter_base_url
+    queue_url = os.environ.get("SHOAL_QUEUE_URL", redis_url)
     added = {"SHOAL_REDIS_URL": redis_url}
     if plan.sandbox:
         model = services.start_sandbox(tree, plan.sandbox_latency_seconds)
         added |= {"SHOAL_OPENROUTER_BASE_URL": model, "SHOAL_OPENROUTER_API_KEY": "sandbox"}
     tree.environ = {**tree.environ, **added}
     for number in range(1, plan.workers + 1):
-        services.start_worker(tree, f"worker{number}", redis_url, settings.shutdown_grace_seconds)
+        services.start_worker(tree, f"worker{number}", queue_url, settings.shutdown_grace_seconds)
     return Addresses(redis_url, model, services.start_flower(tree, plan.flower_port))
 
 
@@ -104,7 +104,7 @@ def up(workers: int, *, sandbox: bool, flower_port: int, data_dir: Path) -> None
     plan = Plan(workers=workers, sandbox=sandbox, flower_port=flower_port, data_dir=data_dir)
     settings = WorkerSettings.load()
     check(plan, settings)
-    if settings.results.get_secret_value().startswith(POSTGRES_SCHEMES):
+    if settings.in_postgres:
         migrations.migrate(settings.results)
     if not sandbox:
         check_key(settings)

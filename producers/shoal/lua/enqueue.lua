@@ -1,6 +1,7 @@
 -- Claim a key and queue its message, in one step: a producer that dies leaves both or neither.
--- KEYS: job record, result record, queue, dead letters, their times, sums of the day.
--- ARGV: fingerprint, message, seconds to keep the record, job id.
+-- KEYS: job record, result record, queue (or, where that is not in this server, the outbox), dead letters, their times,
+-- sums of the day.
+-- ARGV: fingerprint, message, seconds to keep the record, job id, seconds in the outbox or '' for the queue itself.
 -- Returns {what became of it, status}: queued, joined or conflict.
 local known = redis.call('HGET', KEYS[1], 'fingerprint')
 if known and known ~= ARGV[1] then
@@ -29,5 +30,9 @@ redis.call('HDEL', KEYS[4], ARGV[4])
 redis.call('ZREM', KEYS[5], ARGV[4])
 redis.call('HSET', KEYS[1], 'fingerprint', ARGV[1], 'status', 'available')
 redis.call('EXPIRE', KEYS[1], ARGV[3])
-redis.call('LPUSH', KEYS[3], ARGV[2])
+if ARGV[5] == '' then
+  redis.call('LPUSH', KEYS[3], ARGV[2])
+else
+  redis.call('ZADD', KEYS[3], redis.call('TIME')[1] + ARGV[5], ARGV[2])
+end
 return {'queued', 'available'}

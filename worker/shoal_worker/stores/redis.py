@@ -19,7 +19,7 @@ from shoal import records, wire
 from shoal.costs import day_of
 from shoal.errors import JobCancelled, JobFailed
 from shoal.jobs import DeadLetter, JobMessage, Outcome, Status
-from shoal.redis_jobs import RedisDeadLetters
+from shoal.redis_url import is_away
 from shoal.scripts import Scripts
 from shoal.signing import Signer
 from shoal_worker.ports import Begun, Granted, Held, Stored
@@ -76,7 +76,7 @@ class RedisStore:
 
     async def park(self, job_id: str, message: JobMessage, after_seconds: float, holder: str) -> None:
         """Queue the message again in some seconds."""
-        keys = [*self._keys(job_id), wire.parked(wire.QUEUE)]
+        keys = [*self._keys(job_id), wire.OUTBOX]
         await self._call("park", keys, [holder, wire.message(message, self._signer), after_seconds])
 
     async def forget_old(self, died_before: float) -> int:
@@ -85,7 +85,10 @@ class RedisStore:
             wire.DEAD_TIMES, "-inf", f"({died_before}", byscore=True, offset=0, num=500
         )
         if ids:
-            await RedisDeadLetters(self._client).drop(ids)
+            pipeline = self._client.pipeline()
+            pipeline.hdel(wire.DEAD, *ids)
+            pipeline.zrem(wire.DEAD_TIMES, *ids)
+            await pipeline.execute()
         return len(ids)
 
     async def aclose(self) -> None:
@@ -114,7 +117,7 @@ class RedisStore:
                 tries += 1
                 await asyncio.sleep(self._rng.uniform(0.1, 0.2 * 2 ** min(tries, 4)))
             except RedisError as error:
-                if not str(error).startswith(("LOADING", "MASTERDOWN", "READONLY", "OOM", "MISCONF")):
+                if not (is_away(error) or str(error).startswith(("OOM", "MISCONF"))):
                     raise
                 tries += 1
                 await asyncio.sleep(self._rng.uniform(0.5, 2.0))

@@ -1,0 +1,123 @@
+"""Where a Redis is: one server, or whichever server Sentinel names as primary.
+
+::
+
+    redis://[user:password@]host:6379/0      rediss:// with TLS
+    sentinel://[user:password@]host1:26379,host2:26379/master name[/0]
+
+User and password are those of the Redis servers; the sentinels are asked without any.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+from urllib.parse import quote, unquote
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+SCHEME = "sentinel://"
+SENTINEL_PORT = 26379
+#: A sentinel that does not answer by then is passed over for the next one.
+SENTINEL_SECONDS = 2.0
+#: What a server says that is starting, changes its role, or has lost its replicas: it, or another one, will serve soon.
+AWAY = ("LOADING", "MASTERDOWN", "READONLY", "UNBLOCKED", "NOREPLICAS")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Sentinels:
+    """A `sentinel://` URL in its parts."""
+
+    nodes: tuple[tuple[str, int], ...]
+    master: str
+    db: int
+    username: str | None
+    password: str | None
+
+    form: ClassVar[str] = "sentinel://host1:26379,host2:26379/<master name>/0"
+
+    @classmethod
+    def of(cls, url: str) -> Self:
+        """Raises `ValueError` that never holds the URL itself."""
+        authority, _, path = url.removeprefix(SCHEME).partition("/")
+        login, _, hosts = authority.rpartition("@")
+        username, _, password = login.partition(":")
+        master, _, db = path.partition("/")
+        if not hosts or not master or not (db or "0").isdigit():
+            raise ValueError(f"must be a URL such as {cls.form}")
+        nodes = tuple(_node(host) for host in hosts.split(","))
+        return cls(nodes, unquote(master), int(db or "0"), unquote(username) or None, unquote(password) or None)
+
+    def kombu_url(self, scheme: str = "sentinel") -> str:
+        """The same for kombu, which wants a URL for each sentinel, and the name as the option `master_name`."""
+        login = f"{quote(self.username or '', safe='')}:{quote(self.password or '', safe='')}@"
+        return ";".join(
+            f"{scheme}://{login if self.password else ''}{host}:{port}/{self.db}" for host, port in self.nodes
+        )
+
+
+_TIMES = {"socket_timeout": SENTINEL_SECONDS, "socket_connect_timeout": SENTINEL_SECONDS}
+#: How a blocking client asks the sentinels: kombu's `sentinel_kwargs`.
+SENTINEL_OPTIONS: dict[str, Any] = {**_TIMES, "retry": Retry(NoBackoff(), 0)}
+
+
+def _node(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if colon and not port.isdigit():
+        raise ValueError(f"must be a URL such as {Sentinels.form}")
+    return (host, int(port)) if colon else (text, SENTINEL_PORT)
+
+
+def is_sentinel(url: str) -> bool:
+    return url.startswith(SCHEME)
+
+
+def open_client(url: str, **options: Any) -> Redis:
+    """A client of the server, or of the primary of the day. It connects at the first command."""
+    if not is_sentinel(url):
+        client: Redis = Redis.from_url(url, **options)
+        return client
+    known = Sentinels.of(url)
+    asking = {**_TIMES, "retry": AsyncRetry(NoBackoff(), 0)}
+    sentinel: Any = Sentinel(known.nodes, sentinel_kwargs=asking, **options)  # type: ignore[no-untyped-call]
+    login = {"username": known.username, "password": known.password, "db": known.db}
+    primary: Redis = sentinel.master_for(known.master, connection_pool_class=_Pool, **login)
+    return primary
+
+
+class _Pool(SentinelConnectionPool):
+    """Closes its connections to the sentinels with its own."""
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        await self.sentinel_manager.aclose()
+
+
+def has_replicas(client: Redis) -> bool:
+    """Whether another server may take over from this client's one."""
+    return isinstance(client.connection_pool, SentinelConnectionPool)
+
+
+async def is_replaced(client: Redis) -> bool:
+    """Whether a sentinel names another primary than this client's server, or is looking for one, or none answers.
+
+    A replaced server goes on taking writes for some seconds, and then forgets them.
+    """
+    pool: Any = client.connection_pool
+    asked = (sentinel.sentinel_masters() for sentinel in pool.sentinel_manager.sentinels)
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    states = [answer.get(pool.service_name) for answer in answers if not isinstance(answer, BaseException)]
+    return not states or not all(
+        state and (state["ip"], state["port"]) == pool.master_address and "failover_in_progress" not in state["flags"]
+        for state in states
+    )
+
+
+def is_away(error: RedisError) -> bool:
+    """Whether an error reply only says that the server cannot serve now. Servers before 7 name it in mid-sentence."""
+    said = str(error)
+    return said.startswith(AWAY) or "-READONLY" in said
