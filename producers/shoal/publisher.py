@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from amqp.exceptions import AMQPError
 from kombu import Connection, Queue
 from kombu.transport.pyamqp import Channel
 from redis.asyncio import Redis
@@ -126,7 +125,7 @@ class AmqpPublisher:
             if self._channel is None:
                 self._channel = _ConfirmingChannel(self._url)
             self._channel.publish(messages)
-        except (AMQPError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 on a lost connection pyamqp raises whatever it comes across
             self._drop()
             return QueueUnavailable(f"the queue did not take the job: {type(error).__name__}")
         return None
@@ -146,7 +145,7 @@ class UnconfirmedError(OSError):
 
 
 class _ConfirmingChannel:
-    """A channel that knows which of its messages the broker has. Raises `AMQPError` and `OSError`; then close it."""
+    """A channel that knows which of its messages the broker has. After any error, close it."""
 
     def __init__(self, url: str) -> None:
         self._connection = Connection(

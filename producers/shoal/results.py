@@ -17,6 +17,7 @@ Answer = Outcome[Any] | JobFailed
 
 #: Announcements are lost only with their connection; then this is the delay.
 LOOK_AGAIN_SECONDS = 2.0
+CANCEL_AGAIN_SECONDS = 0.1
 
 
 class ResultWatcher:
@@ -44,9 +45,11 @@ class ResultWatcher:
         return future
 
     async def aclose(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # A cancellation that meets the end of a wait may get lost on the way (`wait_for` in Python 3.11): say it again.
+        while running := [task for task in self._tasks if not task.done()]:
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running, timeout=CANCEL_AGAIN_SECONDS)
         for future in self._waiting.values():
             future.cancel()
         await self._announcements.aclose()

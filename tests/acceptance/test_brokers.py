@@ -1,5 +1,6 @@
 """The same jobs through each broker, chosen by URL alone."""
 
+import asyncio
 import signal
 import socket
 import time
@@ -171,8 +172,6 @@ async def put(url: str, *messages: str) -> None:
 
 
 def test_bad_messages_become_dead_letters(broker: Broker, producer: Shoal, workers: Workers) -> None:
-    import asyncio
-
     worker = workers.start(**broker.settings)
     good = message_of(question(), {}, producer.settings, time.time())
     unknown_kind = wire.message(good.model_copy(update={"id": "unknown-kind", "kind": "clasify"}))
