@@ -7,12 +7,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 
 from shoal_worker import services
@@ -91,6 +92,13 @@ class Postgres:
         except psycopg.OperationalError:
             return False
         return True
+
+    def send(self, number: int) -> None:
+        """Send a signal to the server and to all its sessions."""
+        assert self.process is not None
+        for pid in (self.process.pid, *(child.pid for child in psutil.Process(self.process.pid).children())):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def stop(self, number: int) -> None:
         """Send a signal to the server and wait for its end: SIGINT ends all sessions, SIGQUIT is a crash."""

@@ -91,7 +91,7 @@ def set_trap() -> None:
     class DyingProcess(process.Process):
         def __init__(self, settings: WorkerSettings) -> None:
             super().__init__(settings)
-            self.runner.model = DyingModel(self.model, trap, settings.openrouter_base_url)
+            self.model._model = DyingModel(self.provider, trap, settings.openrouter_base_url)
             self.runner.store = DyingStore(self.store, trap)
 
     class DyingQoS(transport.QoS):

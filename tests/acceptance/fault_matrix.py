@@ -26,7 +26,6 @@ CALM_SECONDS = 20.0
 #: As long as in the promise, and Redis frozen for longer than all socket timeouts.
 FULL = Lengths(
     jobs=60,
-    job_every_seconds=0.2,
     deadline_seconds=20.0,
     storm_seconds=60.0,
     whitespace_seconds=30.0,
@@ -37,6 +36,9 @@ FULL = Lengths(
 @dataclass(frozen=True)
 class Row:
     """What a cell showed. `paid_calls` is the provider's bill, `in_flight` its calls at any time of the fault.
+    `recovery_seconds` is the longest that a job waited once the fault was over.
+
+    `maybe_billed` is the ledger's, and `uncounted` how many calls it has too few or too many, by the bill.
 
     `lost` jobs were accepted and neither answered nor dead, `lost_by_nature` those of a store that was emptied.
     `unheard` answers are stored and did not reach who waited.
@@ -53,7 +55,8 @@ class Row:
     doubled: int
     paid_calls: int
     in_flight: int
-    maybe_billed: int | None
+    maybe_billed: int
+    uncounted: int
     recovery_seconds: float
     allowed_seconds: float
     unheard: int
@@ -70,6 +73,7 @@ class Row:
             f"{self.doubled} answered twice": self.doubled,
             f"{self.paid_calls} calls paid for {self.jobs} jobs and {self.in_flight} in flight": self.paid_calls
             > self.jobs + self.in_flight,
+            f"{self.uncounted} calls of the bill are not in the ledger, or not on the bill": self.uncounted,
             f"recovered in {self.recovery_seconds:.1f} s, not {self.allowed_seconds:.1f} s": self.recovery_seconds
             > self.allowed_seconds,
             f"{self.unheard} answers not heard": self.unheard,
@@ -81,18 +85,18 @@ class Row:
 
 def run(fault: Fault, kind: str, store: str, lengths: Lengths, folder: Path) -> Row:
     """Run one cell."""
-    cell = Cell(kind, store, lengths, folder)
+    cell = Cell(JOBS[kind], store, lengths, folder)
     try:
-        return through(cell, fault)
+        return through(cell, fault, kind)
     finally:
         cell.stop()
 
 
-def through(cell: Cell, fault: Fault) -> Row:
+def through(cell: Cell, fault: Fault, kind: str) -> Row:
     lengths, producer = cell.lengths, cell.producer
     allowed_seconds = 2 * lengths.visibility_seconds + fault.backoff_seconds(lengths)
     cell.start_workers(fault.workers, fault.first(cell.folder))
-    producer.start(cell.kind, lengths)
+    producer.start(lengths.jobs, lengths.job_every_seconds)
     cell.await_calls()
     early = cell.wait_early()
     cell.strike(fault.strike)
@@ -104,11 +108,12 @@ def through(cell: Cell, fault: Fault) -> Row:
     idle = cell.idle_workers(CALM_SECONDS)
     unsettled = cell.await_settled(CALM_SECONDS)
     cell.watch.look()
-    dead, spent = cell.store.dead(), cell.store.spent()
+    dead, spent, billed = cell.store.dead(), cell.store.spent(), cell.sandbox.bill()["billed_calls"]
+    uncounted = max(0, billed - spent.billed - spent.maybe_billed, spent.billed - billed)
     answered = cell.watch.seen_at.keys() & jobs.keys()
     return Row(
         fault=fault.name,
-        kind=cell.kind,
+        kind=kind,
         store=cell.store.name,
         jobs=len(jobs),
         answered=len(answered - dead),
@@ -118,8 +123,10 @@ def through(cell: Cell, fault: Fault) -> Row:
         doubled=len(cell.watch.doubled),
         paid_calls=paid_calls,
         in_flight=in_flight,
-        maybe_billed=spent.maybe_billed if spent else None,
-        recovery_seconds=max(0.0, *(cell.watch.seen_at[job_id] for job_id in answered)) - cell.lifted_at,
+        maybe_billed=spent.maybe_billed,
+        # A store that was emptied has lost its ledger too.
+        uncounted=0 if cell.wiped_at else uncounted,
+        recovery_seconds=max(0.0, *(cell.waited_seconds(job_id) for job_id in answered)),
         allowed_seconds=allowed_seconds,
         unheard=cell.unheard(early, must_end - unanswered),
         unsettled=unsettled,
@@ -139,9 +146,8 @@ def table(rows: list[Row]) -> Table:
         shown.add_column(name.replace("_", " "), no_wrap=is_word, justify="left" if is_word else "right")
     for row in rows:
         numbers = (row.jobs, row.answered, row.dead, row.lost, row.doubled, row.paid_calls, row.in_flight)
-        maybe = "–" if row.maybe_billed is None else f"{row.maybe_billed}"
-        recovery = f"{max(0.0, row.recovery_seconds):.1f}"
-        words = (row.fault, row.kind, row.store, *map(str, numbers), maybe, recovery)
+        recovery = f"{row.recovery_seconds:.1f}"
+        words = (row.fault, row.kind, row.store, *map(str, numbers), str(row.maybe_billed), recovery)
         shown.add_row(*words, style="red" if row.faults else None)
     return shown
 
@@ -166,6 +172,8 @@ def report(rows: list[Row], console: Console) -> None:
 def main(faults: list[str], kinds: list[str], stores: list[str], full: bool, keep: Path | None) -> None:
     rows, console = [], Console(width=120)
     for fault, kind, store in product(faults, kinds, stores):
+        if store not in MENU[fault].stores:
+            continue
         with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
             folder = keep / f"{fault} {kind} {store}" if keep else Path(scratch)
             folder.mkdir(parents=True, exist_ok=not keep)

@@ -7,19 +7,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from fault_proxy import Proxy
-from matrix_jobs import JOBS
 from matrix_stores import STORES, Store, StoreAway
 from matrix_watch import Watch
 
 from conftest import Sandbox, eventually
-from shoal import JobFailed, Outcome, ProducerSettings, QueueUnavailable, ResultTimeout, Shoal
+from shoal import Args, JobFailed, Outcome, ProducerSettings, QueueUnavailable, ResultTimeout, Shoal
 from shoal.client import message_of
 from shoal.jobs import JobMessage
 from shoal_worker import services
@@ -80,48 +80,54 @@ class Producer:
 
     shoal: Shoal
     watch: Watch
+    work: Callable[[object], Args[Any]]
     #: When the enqueueing began that the queue took, by job id.
     offered_at: dict[str, float] = field(default_factory=dict)
-    refusals: int = 0
+    sent: int = 0
 
-    def start(self, kind: str, lengths: Lengths) -> None:
-        self._thread = threading.Thread(target=self._run, args=(kind, lengths), name="producer", daemon=True)
+    def start(self, jobs: int, job_every_seconds: float) -> None:
+        self._thread = threading.Thread(target=self._run, args=(jobs, job_every_seconds), name="producer", daemon=True)
         self._thread.start()
 
     def wait(self, seconds: float) -> None:
         self._thread.join(seconds)
         assert not self._thread.is_alive(), "the producer still has jobs that the queue does not take"
 
-    def _run(self, kind: str, lengths: Lengths) -> None:
-        for number in range(lengths.jobs):
-            self.enqueue(kind, number)
-            time.sleep(lengths.job_every_seconds)
+    def _run(self, jobs: int, job_every_seconds: float) -> None:
+        for number in range(jobs):
+            self.enqueue(number)
+            self.sent += 1
+            time.sleep(job_every_seconds)
 
-    def enqueue(self, kind: str, number: object) -> str:
+    def enqueue(self, number: object) -> str:
         while True:
             now = time.time()
             try:
-                job_id = self.shoal.enqueue(JOBS[kind](number)).id
+                job_id = self.shoal.enqueue(self.work(number)).id
             except QueueUnavailable:
-                self.refusals += 1
                 time.sleep(TRY_AGAIN_SECONDS)
                 continue
             self.offered_at[job_id] = now
             self.watch.jobs.add(job_id)
             return job_id
 
+    def latest(self, most: int) -> list[JobMessage]:
+        """The last jobs that were sent, as new messages."""
+        numbers = range(max(0, self.sent - most), self.sent)
+        return [message_of(self.work(number), {}, self.shoal.settings, time.time()) for number in numbers]
+
 
 class Cell:
     """What a fault may strike. Everything ends with `stop`."""
 
-    def __init__(self, kind: str, store: str, lengths: Lengths, folder: Path) -> None:
-        self.kind = kind
+    def __init__(self, work: Callable[[object], Args[Any]], store: str, lengths: Lengths, folder: Path) -> None:
         self.lengths = lengths
         self.folder = folder
         self.struck_at = self.lifted_at = 0.0
         #: When the store was emptied: what was offered before may be gone.
         self.wiped_at = 0.0
         self.workers: list[Worker] = []
+        self._numbers = count()
         self._tree = services.Services(os.environ, folder)
         self._waiters = ThreadPoolExecutor(EARLY_WAITERS, "waiter")
         self.store: Store = STORES[store](folder)
@@ -130,17 +136,17 @@ class Cell:
         self.watch = Watch(self.store)
         self.watch.start()
         self.shoal = Shoal(ProducerSettings.model_validate(self.store.settings()))
-        self.producer = Producer(self.shoal, self.watch)
+        self.producer = Producer(self.shoal, self.watch, work)
 
-    def start_workers(self, number: int, first: dict[str, str]) -> None:
+    def start_workers(self, number: int, first: Mapping[str, str]) -> None:
         """All at once. `first` are environment variables of the first one."""
-        for place in range(number):
-            self._start_worker({} if place else first)
+        self.workers = [self.start_worker({} if place else first) for place in range(number)]
         for worker in self.workers:
             eventually(worker.is_ready, 60, "a ready worker")
 
-    def _start_worker(self, extra: dict[str, str]) -> None:
-        lengths, name = self.lengths, f"w{len(self.workers)}"
+    def start_worker(self, extra: Mapping[str, str]) -> Worker:
+        """One with some environment variables of its own; it need not be ready yet."""
+        lengths, name = self.lengths, f"w{next(self._numbers)}"
         settings: dict[str, object] = {
             **self.store.settings(),
             "openrouter_base_url": f"http://127.0.0.1:{self.proxy.port}/api/v1",
@@ -162,7 +168,7 @@ class Cell:
         with log.open("wb") as output:
             command = [sys.executable, *program, "-n", f"{name}@%h"]
             process = subprocess.Popen(command, env=environ, stdout=output, stderr=output, start_new_session=True)
-        self.workers.append(Worker(name, process, log))
+        return Worker(name, process, log)
 
     def stop(self) -> None:
         for worker in self.workers:
@@ -238,7 +244,7 @@ class Cell:
             for other in others:
                 other.send(signal.SIGSTOP)
             try:
-                job_id = self.producer.enqueue(self.kind, f"for {worker.name}")
+                job_id = self.producer.enqueue(f"for {worker.name}")
                 if self.await_answers([job_id], seconds):
                     idle.append(worker.name)
             finally:
@@ -246,14 +252,13 @@ class Cell:
                     other.send(signal.SIGCONT)
         return idle
 
+    def waited_seconds(self, job_id: str) -> float:
+        """How long an answered job waited, counted from the end of the fault or, when it came later, its enqueueing."""
+        return self.watch.seen_at[job_id] - max(self.lifted_at, self.producer.offered_at[job_id])
+
     def calls_in_flight(self) -> int:
         """How many calls were at the provider at any time of the fault."""
         return sum(
             call["arrived_at"] <= self.lifted_at and (call["finished_at"] or self.lifted_at) >= self.struck_at
             for call in self.sandbox.requests()
         )
-
-    def messages(self, most: int) -> list[JobMessage]:
-        """The first jobs that the queue took, as messages."""
-        numbers = range(min(most, len(self.producer.offered_at)))
-        return [message_of(JOBS[self.kind](number), {}, self.shoal.settings, time.time()) for number in numbers]

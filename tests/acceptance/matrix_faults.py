@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import redis
 from dying_worker import STEPS
 from matrix_cell import CONCURRENCY, Cell, Lengths
+from matrix_stores import PostgresStore
 
 from conftest import eventually
+from postgres_server import Postgres
 from shoal import wire
 
 #: What a retry or a lease held elsewhere may add to the time in which messages come back.
@@ -35,6 +38,7 @@ class Fault:
     first: Callable[[Path], dict[str, str]] = lambda _: {}
     backoff_seconds: Callable[[Lengths], float] = lambda _: BACKOFF_SECONDS
     missing: Callable[[], str] = lambda: ""
+    stores: tuple[str, ...] = ("redis", "postgres")
 
 
 # --- workers -----------------------------------------------------------------------------------------------------
@@ -85,12 +89,14 @@ def restart_redis(cell: Cell) -> None:
 def restart_redis_empty(cell: Cell) -> None:
     """With more jobs in the queue than the worker has taken."""
     for number in range(3 * CONCURRENCY):
-        cell.producer.enqueue(cell.kind, f"in the queue {number}")
+        cell.producer.enqueue(f"in the queue {number}")
     cell.store.valkey.kill()
-    cell.wiped_at = time.time()
+    wiped_at = time.time()
     cell.store.valkey.forget()
     time.sleep(cell.lengths.storm_seconds / 3)
     cell.store.valkey.start()
+    if not cell.store.recover():
+        cell.wiped_at = wiped_at
 
 
 def freeze_redis(cell: Cell) -> None:
@@ -107,20 +113,86 @@ def fill_redis(cell: Cell) -> None:
         client.config_set("maxmemory", "0")
 
 
+# --- Postgres ----------------------------------------------------------------------------------------------------
+
+
+def postgres_of(cell: Cell) -> Postgres:
+    assert isinstance(cell.store, PostgresStore)
+    return cell.store.postgres
+
+
+def restart_postgres(cell: Cell) -> None:
+    """A crash: SIGQUIT ends it without a checkpoint."""
+    server = postgres_of(cell)
+    server.stop(signal.SIGQUIT)
+    time.sleep(cell.lengths.storm_seconds / 3)
+    server.start()
+
+
+def freeze_postgres(cell: Cell) -> None:
+    server = postgres_of(cell)
+    server.send(signal.SIGSTOP)
+    time.sleep(cell.lengths.redis_frozen_seconds)
+    server.send(signal.SIGCONT)
+
+
+def fill_disk(cell: Cell) -> None:
+    """The server's own error of a full disk, for every ending and every claim."""
+    server = postgres_of(cell)
+    server.run(
+        """
+        CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$;
+        CREATE TRIGGER full_disk BEFORE INSERT ON shoal.endings FOR EACH ROW EXECUTE FUNCTION full_disk();
+        CREATE TRIGGER full_disk BEFORE INSERT ON shoal.jobs FOR EACH ROW EXECUTE FUNCTION full_disk()
+        """
+    )
+    time.sleep(cell.lengths.storm_seconds)
+    server.run("DROP TRIGGER full_disk ON shoal.endings; DROP TRIGGER full_disk ON shoal.jobs")
+
+
+def read_only_postgres(cell: Cell) -> None:
+    """As after a failover to a replica that has not been promoted yet: sessions end, new ones can only read."""
+    server = postgres_of(cell)
+    server.run("ALTER SYSTEM SET default_transaction_read_only = on")
+    server.run("SELECT pg_reload_conf()")
+    server.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'shoal'")
+    time.sleep(cell.lengths.storm_seconds)
+    with psycopg.connect(server.url, autocommit=True, options="-c default_transaction_read_only=off") as admin:
+        admin.execute("ALTER SYSTEM SET default_transaction_read_only = off")
+        admin.execute("SELECT pg_reload_conf()")
+
+
+def use_up_connections(cell: Cell) -> None:
+    """All sessions of ours are ended and their places taken by others."""
+    server = postgres_of(cell)
+    end_ours = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'shoal'"
+    taken = [psycopg.connect(server.url, autocommit=True)]
+    ends_at = time.monotonic() + cell.lengths.storm_seconds
+    while time.monotonic() < ends_at:
+        try:
+            taken.append(psycopg.connect(server.url))
+        except psycopg.OperationalError:
+            taken[0].execute(end_ours)
+            time.sleep(0.05)
+    for connection in taken:
+        connection.close()
+
+
 # --- messages ----------------------------------------------------------------------------------------------------
 
 
 def deliver_twice(cell: Cell) -> None:
     """Each job that is under way comes a second time: half of them under another tag, half byte for byte."""
     with redis.Redis.from_url(cell.store.redis_url) as client:
-        for number, job in enumerate(cell.messages(10)):
+        for number, job in enumerate(cell.producer.latest(10)):
             text = wire.message(job)
             client.lpush(wire.QUEUE, *([text] if number % 2 else [text, text]))
 
 
 def lose_acks(cell: Cell) -> None:
     """Messages of answered jobs are in the queue again."""
-    jobs = cell.messages(5)
+    jobs = cell.producer.latest(5)
     assert not cell.await_answers([job.id for job in jobs], 30)
     with redis.Redis.from_url(cell.store.redis_url) as client:
         client.lpush(wire.QUEUE, *map(wire.message, jobs))
@@ -173,7 +245,7 @@ def step_clock(seconds: int) -> Fault:
         clock.write_text("+0")
 
     def is_off(cell: Cell) -> bool:
-        answers = cell.store.answers(tuple(cell.producer.offered_at))
+        answers = cell.store.answers(tuple(cell.producer.offered_at)[-500:])
         done_at = [json.loads(record)["result"]["finished_at"] for record in answers.values()]
         return any(abs(at - time.time() - seconds) < abs(seconds) / 2 for at in done_at)
 
@@ -207,6 +279,11 @@ _FAULTS = (
     Fault("redis restarted empty", restart_redis_empty),
     Fault("redis frozen", freeze_redis),
     Fault("redis full", fill_redis),
+    Fault("postgres restarted", restart_postgres, stores=("postgres",)),
+    Fault("postgres frozen", freeze_postgres, stores=("postgres",)),
+    Fault("postgres disk full", fill_disk, stores=("postgres",)),
+    Fault("postgres read-only", read_only_postgres, stores=("postgres",)),
+    Fault("postgres has no connection", use_up_connections, stores=("postgres",)),
     Fault("delivered twice", deliver_twice, workers=2),
     Fault("ack lost", lose_acks),
     storm("429 storm", "upstream_429", lambda lengths: lengths.storm_seconds),

@@ -7,15 +7,23 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import psycopg
 import redis
+from pydantic import SecretStr
 
+from conftest import Kept
+from postgres_server import Postgres
 from shoal import wire
 from shoal_worker import services
+from shoal_worker.stores.migrations import migrate
 
 
 class StoreAway(Exception):
@@ -98,8 +106,12 @@ class Store(Protocol):
         """How many messages wait, are parked or are unacknowledged."""
         ...
 
-    def spent(self) -> Spent | None:
-        """None where there is no ledger."""
+    def spent(self) -> Spent:
+        """Calls that are still open count as maybe billed: their worker may be gone."""
+        ...
+
+    def recover(self) -> bool:
+        """What a person does after the queue has lost its data; whether that brings the jobs back."""
         ...
 
     def stop(self) -> None: ...
@@ -116,6 +128,7 @@ class RedisStore:
         # No retries: the watcher looks again by itself, and must not hang while the server is frozen.
         self.client: Any = redis.Redis.from_url(self.redis_url, socket_timeout=1, socket_connect_timeout=1, retry=None)
         self._announcements: Any = None
+        self.kept = Kept(self.redis_url, None)
 
     def settings(self) -> dict[str, str]:
         return {"redis_url": self.redis_url}
@@ -151,20 +164,88 @@ class RedisStore:
             asked.llen(wire.QUEUE).hlen("unacked").zcard(wire.parked(wire.QUEUE)).llen(wire.UNDECODABLE)
             return sum(asked.execute())
 
-    def spent(self) -> Spent | None:
-        return None
+    def spent(self) -> Spent:
+        with _away():
+            cost = self.kept.cost()
+            return Spent(cost.billed_calls, cost.maybe_calls + self.kept.open_calls())
+
+    def recover(self) -> bool:
+        return False
 
     def stop(self) -> None:
         self.client.close()
         self.valkey.stop()
 
 
+class PostgresStore(RedisStore):
+    """The queue on a Valkey, jobs and results on a Postgres."""
+
+    name = "postgres"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        # Not in the test's folder, which only its owner may enter: the server may be another user's.
+        self.postgres = Postgres(Path(tempfile.mkdtemp(prefix="shoal-postgres-")), settings=("max_connections=30",))
+        self.postgres.create()
+        self.postgres.start()
+        migrate(SecretStr(self.postgres.url))
+        self.kept = Kept(self.redis_url, self.postgres.url)
+        self._listener: psycopg.Connection | None = None
+
+    def settings(self) -> dict[str, str]:
+        return {"redis_url": self.redis_url, "result_url": self.postgres.url}
+
+    def answers(self, job_ids: Iterable[str]) -> dict[str, bytes]:
+        with _away(), psycopg.connect(self.postgres.url, connect_timeout=2, autocommit=True) as connection:
+            rows = connection.execute(
+                "SELECT job_id, coalesce(exact, record::text) FROM shoal.endings WHERE job_id = ANY(%s)",
+                (list(job_ids),),
+            )
+            return {job_id: record.encode() for job_id, record in rows}
+
+    def announced(self) -> list[tuple[str, bytes]]:
+        try:
+            with _away():
+                if self._listener is None:
+                    self._listener = psycopg.connect(self.postgres.url, connect_timeout=2, autocommit=True)
+                    self._listener.execute("LISTEN shoal_endings")
+                notices = self._listener.notifies(timeout=0)
+                ids = [job_id for notice in notices for job_id in notice.payload.split(",")]
+                records = self.answers(ids) if ids else {}
+                return [(job_id, records[job_id]) for job_id in ids]
+        except StoreAway:
+            self._listener = None
+            raise
+
+    def dead(self) -> set[str]:
+        with _away():
+            return set(self.kept.letters())
+
+    def unsettled(self) -> int:
+        with _away():
+            [(in_outbox,)] = self.kept.sql("SELECT count(*) FROM shoal.jobs WHERE due_at IS NOT NULL")
+        return super().unsettled() + int(in_outbox)
+
+    def recover(self) -> bool:
+        environ = {**os.environ, **{f"SHOAL_{name.upper()}": value for name, value in self.settings().items()}}
+        command = [sys.executable, "-c", "from shoal.cli import main; main()", "recover"]
+        subprocess.run(command, env=environ, check=True, stdout=subprocess.DEVNULL, timeout=60)
+        return True
+
+    def stop(self) -> None:
+        super().stop()
+        if self.postgres.process is not None and self.postgres.process.poll() is None:
+            self.postgres.send(signal.SIGCONT)
+            self.postgres.stop(signal.SIGQUIT)
+        shutil.rmtree(self.postgres.folder, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def _away() -> Any:
     try:
         yield
-    except (redis.RedisError, OSError) as error:
+    except (redis.RedisError, psycopg.Error, OSError) as error:
         raise StoreAway(type(error).__name__) from None
 
 
-STORES: dict[str, Callable[[Path], Store]] = {"redis": RedisStore}
+STORES: dict[str, Callable[[Path], Store]] = {"redis": RedisStore, "postgres": PostgresStore}

@@ -3,6 +3,7 @@
 import hashlib
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from matrix_stores import Store, StoreAway
@@ -42,7 +43,11 @@ class Watch:
             if job_id in self._announced:
                 self.doubled.add(job_id)
             self._announced[job_id] = self._same(job_id, record)
-        for job_id, record in self.store.answers(tuple(self.jobs)).items():
+        self.compare(tuple(self.jobs))
+
+    def compare(self, job_ids: Iterable[str]) -> None:
+        """Hold what is stored now against what was seen before."""
+        for job_id, record in self.store.answers(job_ids).items():
             self._stored[job_id] = self._same(job_id, record)
 
     def _same(self, job_id: str, record: bytes) -> bytes:

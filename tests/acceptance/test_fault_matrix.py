@@ -7,11 +7,14 @@ import pytest
 from fault_matrix import FULL, KINDS, Row, report, run
 from matrix_cell import Lengths
 from matrix_faults import MENU, Fault
-from matrix_stores import STORES
 from rich.console import Console
 
-#: Each fault with one kind, in turn: the slice for every day.
-SLICE = [(fault, KINDS[number % len(KINDS)]) for number, fault in enumerate(MENU)]
+#: Each fault with one kind and one of its stores, in turn: the slice for every day.
+SLICE = [
+    (name, KINDS[number % len(KINDS)], fault.stores[number % len(fault.stores)])
+    for number, (name, fault) in enumerate(MENU.items())
+]
+WHOLE = [(name, kind, store) for name, fault in MENU.items() for kind in KINDS for store in fault.stores]
 
 
 @pytest.fixture(scope="session")
@@ -31,16 +34,13 @@ def hold(fault: Fault, kind: str, store: str, lengths: Lengths, folder: Path, ro
     assert not row.faults, row
 
 
-@pytest.mark.parametrize("store", STORES)
-@pytest.mark.parametrize(("fault", "kind"), SLICE)
+@pytest.mark.parametrize(("fault", "kind", "store"), SLICE)
 def test_a_fault_loses_nothing(fault: str, kind: str, store: str, tmp_path: Path, rows: list[Row]) -> None:
     hold(MENU[fault], kind, store, Lengths(), tmp_path, rows)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("store", STORES)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("fault", MENU)
+@pytest.mark.parametrize(("fault", "kind", "store"), WHOLE)
 def test_every_fault_at_its_full_length(fault: str, kind: str, store: str, tmp_path: Path, rows: list[Row]) -> None:
     hold(MENU[fault], kind, store, FULL, tmp_path, rows)
