@@ -37,10 +37,10 @@ $(LOCAL): pyproject.toml requirements.lock
 demo: $(if $(filter local,$(MODEL)),$(LOCAL),$(SERVE))  ## Four kinds on real text; FILE=your.txt, MODEL=local for a real model here
 	@$(BIN)/python -m shoal_worker.demo $(if $(FILE),--file '$(FILE)') $(if $(MODEL),--model '$(MODEL)')
 
-test: $(DEV)  ## The whole suite, with a real Valkey and real worker processes
+test: $(DEV)  ## The whole suite, with a real Valkey, a real Postgres and real worker processes
 	$(BIN)/pytest
 
-chaos: $(DEV)  ## Minutes of faults: a thousand kills of a consumer, and of a whole worker
+chaos: $(DEV)  ## An hour or two of faults, one table: every fault at its full length, a soak, a thousand kills
 	$(BIN)/pytest -m chaos -s
 
 lint: $(DEV)  ## Format, lint, types, and who may know what

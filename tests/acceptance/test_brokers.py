@@ -78,7 +78,7 @@ def broker(running: Broker) -> Iterator[Broker]:
     with running.client() as client:
         client.flushall()
     yield running
-    eventually(lambda: running.left() == 0, what="a queue with nothing left")
+    eventually(lambda: running.left() == 0, what=f"a queue with nothing left, but {running.waiting()}")
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ import pytest
 from fault_matrix import FULL, KINDS, Row, report, run
 from matrix_cell import Lengths
 from matrix_faults import MENU, Fault
+from matrix_stores import STORES
 from rich.console import Console
+from soak import soak
 
 #: Each fault with one kind and one of its stores, in turn: the slice for every day.
 SLICE = [
@@ -44,3 +46,12 @@ def test_a_fault_loses_nothing(fault: str, kind: str, store: str, tmp_path: Path
 @pytest.mark.parametrize(("fault", "kind", "store"), WHOLE)
 def test_every_fault_at_its_full_length(fault: str, kind: str, store: str, tmp_path: Path, rows: list[Row]) -> None:
     hold(MENU[fault], kind, store, FULL, tmp_path, rows)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("store", STORES)
+def test_a_soak_with_a_random_fault_every_so_often_loses_nothing(store: str, tmp_path: Path) -> None:
+    result = soak(store, jobs=10_000, every_seconds=15.0, seconds=240.0, folder=tmp_path)
+    print(result)  # noqa: T201 the line of the soak
+    assert not result.wrong, result

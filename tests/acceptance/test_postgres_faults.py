@@ -1,113 +1,30 @@
-"""A Postgres that is killed, full, read-only or out of connections while jobs run; one that has no tables yet."""
+"""A Postgres that is away when a job is enqueued, and one that has no tables yet. Faults under load: the matrix."""
 
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-import psycopg
 import pytest
 from pydantic import SecretStr
 
-from conftest import Kept, Sandbox, Workers, eventually
+from conftest import Sandbox
 from postgres_server import Postgres, postgres_server
 from shoal import Classify, ProducerSettings, QueueUnavailable, Shoal, ShoalError
 from shoal_worker.stores.migrations import known, migrate
-
-JOBS = 300
 
 
 @pytest.fixture
 def server() -> Iterator[Postgres]:
     """One that the test may stop."""
-    with postgres_server("max_connections=14", "superuser_reserved_connections=2") as running:
+    with postgres_server() as running:
         migrate(SecretStr(running.url))
         yield running
 
 
 def question(number: int) -> Classify:
     return Classify(text=f"I was charged twice by billing, case {number}.", labels=("billing", "bug"))
-
-
-def survive(
-    server: Postgres, workers: Workers, sandbox: Sandbox, strike: Callable[[], None], heal: Callable[[], None]
-) -> None:
-    """Jobs flow, the database is struck, nothing can be stored, it is healed, every job has one answer."""
-    sandbox.scenario(latency_seconds=0.2)
-    worker = workers.start(result_url=server.url, concurrency=20)
-    kept = Kept(workers.valkey, server.url)
-    with Shoal(ProducerSettings.load(redis_url=workers.valkey, result_url=server.url)) as shoal:
-        jobs = [shoal.enqueue(question(number)) for number in range(JOBS)]
-        eventually(lambda: sandbox.bill()["billed_calls"] > 40, what="some answers")
-        strike()
-        # All slots come to hold an answer that cannot be stored: then nothing moves any more.
-        eventually(lambda: b"store_is_away" in workers.log(), what="a worker that has noticed")
-        heal()
-        for job in jobs:
-            assert job.result(60).label == "billing"
-        eventually(lambda: kept.unfinished() == 0, what="nothing left")
-    assert kept.answers() == JOBS
-    assert sandbox.bill()["billed_calls"] == JOBS
-    assert worker.poll() is None
-
-
-def test_killed_and_restarted(server: Postgres, workers: Workers, sandbox: Sandbox) -> None:
-    survive(server, workers, sandbox, lambda: server.stop(signal.SIGQUIT), server.start)
-
-
-def test_a_full_disk(server: Postgres, workers: Workers, sandbox: Sandbox) -> None:
-    def strike() -> None:
-        server.run(
-            """
-            CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
-            BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$;
-            CREATE TRIGGER full_disk BEFORE INSERT ON shoal.endings FOR EACH ROW EXECUTE FUNCTION full_disk()
-            """
-        )
-
-    def heal() -> None:
-        server.run("DROP TRIGGER full_disk ON shoal.endings")
-
-    survive(server, workers, sandbox, strike, heal)
-
-
-def test_a_failover_to_a_replica_that_is_read_only_at_first(
-    server: Postgres, workers: Workers, sandbox: Sandbox
-) -> None:
-    def set_read_only(value: str) -> None:
-        server.run(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
-        server.run("SELECT pg_reload_conf()")
-
-    def heal() -> None:
-        with psycopg.connect(server.url, autocommit=True, options="-c default_transaction_read_only=off") as admin:
-            admin.execute("ALTER SYSTEM SET default_transaction_read_only = off")
-            admin.execute("SELECT pg_reload_conf()")
-
-    survive(server, workers, sandbox, lambda: set_read_only("on"), heal)
-
-
-def test_no_connection_left(server: Postgres, workers: Workers, sandbox: Sandbox) -> None:
-    taken: list[psycopg.Connection] = []
-
-    def strike() -> None:
-        server.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'shoal'")
-        while len(taken) < 14:
-            try:
-                taken.append(psycopg.connect(server.url))
-            except psycopg.OperationalError:
-                # Those that come in between are ended too, until all are ours.
-                if taken:
-                    taken[0].execute(
-                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'shoal'"
-                    )
-                    taken[0].commit()
-
-    def heal() -> None:
-        for connection in taken:
-            connection.close()
-
-    survive(server, workers, sandbox, strike, heal)
 
 
 def test_a_producer_is_told_when_the_database_is_away(server: Postgres, valkey: str) -> None:
