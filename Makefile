@@ -38,7 +38,7 @@ demo: $(if $(filter local,$(MODEL)),$(LOCAL),$(SERVE))  ## Four kinds on real te
 	@$(BIN)/python -m shoal_worker.demo $(if $(FILE),--file '$(FILE)') $(if $(MODEL),--model '$(MODEL)')
 
 test: $(DEV)  ## The whole suite, with a real Valkey, a real Postgres and real worker processes
-	$(BIN)/pytest
+	$(BIN)/pytest -n 3 --dist loadfile
 
 chaos: $(DEV)  ## An hour or two of faults, one table: every fault at its full length, a soak, a thousand kills
 	$(BIN)/pytest -m chaos -s

@@ -214,8 +214,13 @@ class PostgresStore(RedisStore):
                 records = self.answers(ids) if ids else {}
                 return [(job_id, records[job_id]) for job_id in ids]
         except StoreAway:
-            self._listener = None
+            self._unlisten()
             raise
+
+    def _unlisten(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+        self._listener = None
 
     def dead(self) -> set[str]:
         with _away():
@@ -234,6 +239,7 @@ class PostgresStore(RedisStore):
 
     def stop(self) -> None:
         super().stop()
+        self._unlisten()
         if self.postgres.process is not None and self.postgres.process.poll() is None:
             self.postgres.send(signal.SIGCONT)
             self.postgres.stop(signal.SIGQUIT)

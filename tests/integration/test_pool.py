@@ -76,14 +76,18 @@ def test_revoke_with_terminate_ends_a_running_task(pool: Pool) -> None:
 
 def test_the_pool_grows_and_shrinks_on_command(pool: Pool) -> None:
     control = pool.app.control
-    control.pool_shrink(99)
     inspect = control.inspect(timeout=1)
 
     def limit() -> int:
         replies: dict[str, Any] = inspect.stats() or {}
         return next((stats["pool"]["max-concurrency"] for stats in replies.values()), -1)
 
-    eventually(lambda: limit() == 1, what="a pool of one")
+    def shrunk() -> bool:
+        # Said again: a broadcast reaches nobody who is not listening yet.
+        control.pool_shrink(99)
+        return limit() == 1
+
+    eventually(shrunk, what="a pool of one")
     control.pool_grow(9)
     eventually(lambda: limit() == 10, what="a pool of ten")
     for number in range(20):

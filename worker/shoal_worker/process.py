@@ -9,16 +9,15 @@ import os
 import socket
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from shoal import wire
 from shoal.client import job_book
-from shoal.ports import JobBook
 from shoal.postgres import Database
 from shoal.publisher import is_amqp
 from shoal.redis_url import open_client
@@ -59,12 +58,10 @@ class Process:
         self.runner: Runner = runner_for(name, self.store, self.model, limits, signer)
         self._renew_every_seconds = settings.lease_seconds / 3
         self._dead_letter_ttl_seconds = settings.dead_letter_ttl_seconds
-        duties = [self._renew_leases(), self._forget_old(), self._clear_doubts()]
-        if self._queue:
-            duties.append(self._bury_undecodable(self._queue))
-        if self._outbox:
-            duties.append(self._publish_due(self._outbox))
-        self._upkeep = [asyncio.create_task(duty) for duty in duties]
+        duties = [self._renew_leases, self._forget_old, self._clear_doubts]
+        duties += [self._bury_undecodable] if self._queue else []
+        duties += [self._publish_due] if self._outbox else []
+        self._upkeep = [asyncio.create_task(self._repeat(duty)) for duty in duties]
 
     async def bury(self, job_id: str, reason: str, raw: str) -> None:
         """A dead letter for a message that Celery cannot make a task of."""
@@ -83,51 +80,43 @@ class Process:
         if self._queue:
             await self._queue.aclose()
 
-    async def _renew_leases(self) -> None:
-        while True:
-            await asyncio.sleep(self._renew_every_seconds)
-            renewals = [self.store.renew(job_id, holder) for job_id, holder in self.runner.leases]
-            kept = await asyncio.gather(*renewals, return_exceptions=True)
-            if failed := sum(1 for answer in kept if isinstance(answer, BaseException)):
-                log.warning("leases_not_renewed", count=failed)
-
-    async def _forget_old(self) -> None:
+    async def _repeat(self, duty: Callable[[], Awaitable[float]]) -> None:
+        """Do it again and again; it says how many seconds to wait. Upkeep goes on, whatever the store says today."""
         while True:
             try:
-                forgotten = await self.store.forget_old(time.time() - self._dead_letter_ttl_seconds)
-            except Exception as error:  # noqa: BLE001 upkeep goes on, whatever the store says today
-                log.warning("upkeep_failed", duty="forget_old", error=type(error).__name__)
-                forgotten = 0
-            await asyncio.sleep(PAUSE_SECONDS if forgotten else RETENTION_SECONDS)
+                pause_seconds = await duty()
+            except Exception as error:  # noqa: BLE001 the next time may do
+                log.warning("upkeep_failed", duty=duty.__name__, error=type(error).__name__)
+                pause_seconds = UPKEEP_SECONDS
+            await asyncio.sleep(pause_seconds)
 
-    async def _publish_due(self, outbox: JobBook) -> None:
-        while True:
-            try:
-                published = await outbox.publish_due()
-            except Exception as error:  # noqa: BLE001 the outbox keeps what could not be published
-                log.warning("upkeep_failed", duty="publish_due", error=type(error).__name__)
-                published = 0
-            await asyncio.sleep(0 if published else OUTBOX_SECONDS)
+    async def _renew_leases(self) -> float:
+        renewals = [self.store.renew(job_id, holder) for job_id, holder in self.runner.leases]
+        kept = await asyncio.gather(*renewals, return_exceptions=True)
+        if failed := sum(1 for answer in kept if isinstance(answer, BaseException)):
+            log.warning("leases_not_renewed", count=failed)
+        return self._renew_every_seconds
 
-    async def _clear_doubts(self) -> None:
-        while True:
-            await asyncio.sleep(UPKEEP_SECONDS)
-            try:
-                await clear_doubts(self.store.calls, self._generations)
-            except Exception as error:  # noqa: BLE001 upkeep goes on, whatever the store says today
-                log.warning("upkeep_failed", duty="clear_doubts", error=type(error).__name__)
+    async def _forget_old(self) -> float:
+        forgotten = await self.store.forget_old(time.time() - self._dead_letter_ttl_seconds)
+        return PAUSE_SECONDS if forgotten else RETENTION_SECONDS
 
-    async def _bury_undecodable(self, queue: Redis) -> None:
-        while True:
-            await asyncio.sleep(UPKEEP_SECONDS)
-            try:
-                items: Any = await queue.lrange(wire.UNDECODABLE, 0, UNDECODABLE_AT_ONCE - 1)
-                for item in items:
-                    job_id = "undecodable-" + hashlib.sha256(item).hexdigest()[:32]
-                    await self.bury(job_id, "the message is not JSON", item.decode(errors="replace"))
-                    await queue.lrem(wire.UNDECODABLE, 1, item)
-            except (RedisError, OSError) as error:
-                log.warning("upkeep_waits_for_redis", error=type(error).__name__)
+    async def _publish_due(self) -> float:
+        assert self._outbox is not None
+        return 0.0 if await self._outbox.publish_due() else OUTBOX_SECONDS
+
+    async def _clear_doubts(self) -> float:
+        await clear_doubts(self.store.calls, self._generations)
+        return UPKEEP_SECONDS
+
+    async def _bury_undecodable(self) -> float:
+        assert self._queue is not None
+        items: Any = await self._queue.lrange(wire.UNDECODABLE, 0, UNDECODABLE_AT_ONCE - 1)
+        for item in items:
+            job_id = "undecodable-" + hashlib.sha256(item).hexdigest()[:32]
+            await self.bury(job_id, "the message is not JSON", item.decode(errors="replace"))
+            await self._queue.lrem(wire.UNDECODABLE, 1, item)
+        return UPKEEP_SECONDS
 
 
 def store_of(settings: WorkerSettings, signer: Signer | None) -> JobStore:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from pydantic import SecretStr
 
 from shoal.errors import SettingsError
 from shoal_worker import services
@@ -76,8 +77,8 @@ def own_gateway(settings: WorkerSettings) -> bool:
 def start(tree: services.Services, plan: Plan, settings: WorkerSettings) -> Addresses:
     """Start what is missing, then the workers, then Flower."""
     redis_url = os.environ.get("SHOAL_REDIS_URL") or _embedded(tree, plan)
+    queue_url = settings.queue_url.get_secret_value() if settings.queue_url else redis_url
     model = settings.openrouter_base_url
-    queue_url = os.environ.get("SHOAL_QUEUE_URL", redis_url)
     added = {"SHOAL_REDIS_URL": redis_url}
     if plan.sandbox:
         model = services.start_sandbox(tree, plan.sandbox_latency_seconds)
@@ -86,6 +87,13 @@ def start(tree: services.Services, plan: Plan, settings: WorkerSettings) -> Addr
     for number in range(1, plan.workers + 1):
         services.start_worker(tree, f"worker{number}", queue_url, settings.shutdown_grace_seconds)
     return Addresses(redis_url, model, services.start_flower(tree, plan.flower_port))
+
+
+def without_login(url: SecretStr | str | None) -> str:
+    """An address for people to see; '' for none."""
+    text = url.get_secret_value() if isinstance(url, SecretStr) else url or ""
+    scheme, separator, rest = text.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def _embedded(tree: services.Services, plan: Plan) -> str:
@@ -111,7 +119,8 @@ def up(workers: int, *, sandbox: bool, flower_port: int, data_dir: Path) -> None
     with services.running(os.environ) as tree:
         try:
             addresses = start(tree, plan, settings)
-            click.echo(f"queue   {addresses.redis_url}")
+            click.echo(f"queue   {without_login(settings.queue_url) or without_login(addresses.redis_url)}")
+            click.echo(f"results {without_login(settings.result_url) or without_login(addresses.redis_url)}")
             click.echo(f"model   {addresses.model}{' (the sandbox: no model answers)' if sandbox else ''}")
             click.echo(f"Flower  {addresses.flower}")
             click.echo("ready; Ctrl-C ends all of it")
