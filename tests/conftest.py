@@ -43,6 +43,14 @@ def eventually(holds: Callable[[], Any], seconds: float = 30.0, what: str = "the
         time.sleep(0.02)
 
 
+def said(question: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
+    """What workers answer to remote control; nothing where a connection ended meanwhile: ask again."""
+    try:
+        return question() or {}
+    except redis.ConnectionError:
+        return {}
+
+
 @pytest.fixture(scope="session")
 def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     given = os.environ.get("SHOAL_TEST_REDIS_URL")

@@ -3,12 +3,10 @@
 The released code is unpacked from git and runs in this environment's Python, found before what is installed here.
 """
 
-import io
 import json
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +17,7 @@ import redis
 from celery import Celery
 from pydantic import SecretStr
 
-from conftest import Sandbox, Workers, eventually
+from conftest import Sandbox, Workers, eventually, said
 from shoal import Classify, DeadLetter, ProducerSettings, Shoal, Status
 from shoal.jobs import JobMessage
 from shoal.wire import DEAD, QUEUE, RESULT_PREFIX, parked
@@ -78,8 +76,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if archive.returncode != 0:
         pytest.skip(f"this checkout does not have the released commit {RELEASED[:12]}: {archive.stderr.decode()[:200]}")
     folder = tmp_path_factory.mktemp("released")
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        files.extractall(folder, filter="data")
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
     return folder
 
 
@@ -177,7 +174,7 @@ def test_workers_of_both_versions_share_a_queue_and_one_takes_over_from_the_othe
     assert len(set(ids)) == 200
     with Celery(broker=workers.valkey, set_as_current=False) as app:
         inspect = app.control.inspect(timeout=5, limit=2)
-        eventually(lambda: sum(map(bool, (inspect.active() or {}).values())) == 2, what="both at work")
+        eventually(lambda: sum(map(bool, said(inspect.active).values())) == 2, what="both at work")
     eventually(lambda: sandbox.bill()["billed_calls"] >= 100, what="half of the answers")
     processes[killed].kill()
     processes[killed].wait()

@@ -11,7 +11,7 @@ import pytest
 import redis
 from celery import Celery
 
-from conftest import Sandbox, Workers, eventually
+from conftest import Sandbox, Workers, eventually, said
 from shoal import Classify, JobCancelled, JobFailed, Shoal
 from shoal.wire import result_record
 
@@ -116,7 +116,7 @@ def test_a_worker_that_froze_beyond_its_lease_changes_nothing_when_it_wakes(
     os.kill(frozen.pid, signal.SIGCONT)
     with Celery(broker=workers.valkey, set_as_current=False) as app:
         active = app.control.inspect([name]).active
-        eventually(lambda: (active() or {}).get(name) == [], what="the frozen worker's own end of it")
+        eventually(lambda: said(active).get(name) == [], what="the frozen worker's own end of it")
     assert client.get(result_record(job.id)) == answer
     eventually(lambda: client.hlen("unacked") == 0, what="all messages acknowledged")
     second = shoal.enqueue(Classify(text="charged thrice", labels=LABELS))
