@@ -108,7 +108,7 @@ def through(cell: Cell, fault: Fault, kind: str) -> Row:
     idle = cell.idle_workers(CALM_SECONDS)
     unsettled = cell.await_settled(CALM_SECONDS)
     cell.watch.look()
-    dead, spent, billed = cell.store.dead(), cell.store.spent(), cell.sandbox.bill()["billed_calls"]
+    dead, spent, billed = cell.store.letters().keys(), cell.store.spent(), cell.sandbox.bill()["billed_calls"]
     uncounted = max(0, billed - spent.billed - spent.maybe_billed, spent.billed - billed)
     answered = cell.watch.seen_at.keys() & jobs.keys()
     return Row(

@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from conftest import Kept
 from postgres_server import Postgres
 from shoal import wire
+from shoal.jobs import DeadLetter
 from shoal_worker import services
 from shoal_worker.stores.migrations import migrate
 
@@ -98,8 +99,8 @@ class Store(Protocol):
         """Job ids and records announced since this was last asked."""
         ...
 
-    def dead(self) -> set[str]:
-        """The ids of all dead letters."""
+    def letters(self) -> dict[str, DeadLetter]:
+        """All dead letters, by job id."""
         ...
 
     def unsettled(self) -> int:
@@ -155,9 +156,9 @@ class RedisStore:
                 raise
         return said
 
-    def dead(self) -> set[str]:
+    def letters(self) -> dict[str, DeadLetter]:
         with _away():
-            return {job_id.decode() for job_id in self.client.hkeys(wire.DEAD)}
+            return {job_id: DeadLetter.model_validate_json(text) for job_id, text in self.kept.letters().items()}
 
     def unsettled(self) -> int:
         with _away(), self.client.pipeline() as asked:
@@ -221,10 +222,6 @@ class PostgresStore(RedisStore):
         if self._listener is not None:
             self._listener.close()
         self._listener = None
-
-    def dead(self) -> set[str]:
-        with _away():
-            return set(self.kept.letters())
 
     def unsettled(self) -> int:
         with _away():

@@ -26,6 +26,7 @@ from matrix_stores import STORES
 
 from conftest import eventually
 from shoal import Args
+from shoal.jobs import DeadLetter
 
 #: Whatever happens, no more jobs than this are on their way.
 WINDOW = 500
@@ -64,6 +65,7 @@ class Result:
     jobs: int
     answered: int
     dead: int
+    causes: list[str]
     lost: int
     doubled: int
     paid_calls: int
@@ -160,13 +162,15 @@ class Soak:
         cell.watch.stop()
         for page in pages:
             cell.watch.compare(page)
-        dead, spent, billed = cell.store.dead(), cell.store.spent(), cell.sandbox.bill()["billed_calls"]
+        letters, spent, billed = cell.store.letters(), cell.store.spent(), cell.sandbox.bill()["billed_calls"]
+        dead = letters.keys()
         return Result(
             store=cell.store.name,
             seconds=round(seconds, 1),
             jobs=len(ids),
             answered=len(ids) - len(unanswered | dead),
             dead=len(dead),
+            causes=[self.told(letter) for letter in letters.values()],
             lost=len(unanswered - dead),
             doubled=len(cell.watch.doubled),
             paid_calls=paid_calls,
@@ -180,6 +184,15 @@ class Soak:
             unsettled=unsettled,
             rss_mb=thirds([rss for _, rss in self.rss]),
         )
+
+    def told(self, letter: DeadLetter) -> str:
+        """Why a job was given up: how each of its attempts ended, and in which faults."""
+        ends = [f"{attempt.cause} ({self.faults_at(attempt.began_at, attempt.ended_at)})" for attempt in letter.history]
+        return f"{letter.kind} {letter.cause}, {letter.reason}: {', '.join(ends)}"
+
+    def faults_at(self, began_at: float, ended_at: float) -> str:
+        met = [strike.fault for strike in self.strikes if strike.struck_at < ended_at and strike.lifted_at > began_at]
+        return ", ".join(met) or "no fault"
 
     def waited_seconds(self, job_id: str) -> float:
         """How long a job was without an answer while no fault was there, counted from the last one that it met."""
