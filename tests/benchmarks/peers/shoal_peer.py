@@ -1,0 +1,69 @@
+"""Shoal's own producer, measured like the peers'. `BENCH_LANE` says how jobs are queued: `single`, `sync` or `bulk`."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Any
+
+import uvloop
+from peer import Said, gathered, main
+from question import LABELS, text_of
+
+from shoal import AsyncShoal, Classify, ClassifyResult, Shoal
+
+
+def question(text: str) -> Classify:
+    return Classify(text=text, labels=LABELS)
+
+
+def enqueue_bulk(shoal: Shoal, questions: Iterable[Classify]) -> list[Any]:
+    """The bulk lane: jobs packed into messages."""
+    enqueue_many: Any = getattr(shoal, "enqueue_many", None)
+    if enqueue_many is not None:
+        jobs: list[Any] = enqueue_many(questions)
+        return jobs
+    return [shoal.enqueue(one) for one in questions]
+
+
+def enqueue(texts: list[str]) -> None:
+    lane = os.environ["BENCH_LANE"]
+    if lane == "single":
+        uvloop.run(enqueue_gathered(texts))
+        return
+    with Shoal() as shoal:
+        questions = map(question, texts)
+        if lane == "bulk":
+            enqueue_bulk(shoal, questions)
+        else:
+            for one in questions:
+                shoal.enqueue(one)
+
+
+async def enqueue_gathered(texts: list[str]) -> None:
+    async with AsyncShoal() as shoal:
+        await gathered(lambda text: shoal.enqueue(question(text)), texts)
+
+
+def said(result: ClassifyResult) -> Said:
+    assert result.evidence is not None
+    return {"label": result.label, "evidence": result.evidence.quote}
+
+
+def answers(count: int) -> Iterator[Said]:
+    """Through the public API, wherever results are kept."""
+    with Shoal() as shoal:
+        for outcome in shoal.map(question(text_of(number)) for number in range(count)):
+            yield said(outcome.result)
+
+
+async def open_alone(drive: Callable[[Callable[[str], Awaitable[Said]]], Awaitable[None]]) -> None:
+    async with AsyncShoal() as shoal:
+
+        async def one(text: str) -> Said:
+            return said(await (await shoal.enqueue(question(text))).result(30))
+
+        await drive(one)
+
+
+if __name__ == "__main__":
+    main(enqueue, answers, lambda drive: asyncio.run(open_alone(drive)))
