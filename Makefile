@@ -49,8 +49,8 @@ lint: $(DEV)  ## Format, lint, types, and who may know what
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(DEV)  ## Throughput beside Celery's own pools, in one run; what the stores take
-	PYTHONPATH=tests $(BIN)/python tests/benchmarks/throughput.py
+bench: $(DEV)  ## Shoal beside its peers, in one run; what the stores take. ARGS=--long for all, ARGS='--only latency' for some
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench.py $(ARGS)
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/stores.py
 
 lock: $(DEV)  ## Pin the newest versions that fit pyproject.toml

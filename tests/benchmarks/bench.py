@@ -22,7 +22,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -41,7 +40,7 @@ from contestants import Contestant
 from picture import drawn
 from postgres_server import postgres_server
 from promises import Found, verdicts
-from race import RunFailed, race, stage
+from race import RunFailed, Watch, race, stage
 from shoal_worker import services
 from shoal_worker.stores.migrations import migrate
 
@@ -121,7 +120,9 @@ def throughput(bench: Bench) -> None:
         plan += [(one, at_once, bench.rounds if bench.long else 1) for one in MAIN]
     levels = (300, 600, 1_000) if bench.long else (MAIN_AT_ONCE,)
     others = [who.POSTGRES, *who.PLAIN, *who.SYNCHRONOUS]
-    plan += [(one, at_once, 1) for one in others for at_once in sorted({min(level, one.most_at_once) for level in levels})]
+    plan += [
+        (one, at_once, 1) for one in others for at_once in sorted({min(level, one.most_at_once) for level in levels})
+    ]
     rows: dict[tuple[str, int], list[dict[str, float]]] = {}
     for number in range(max(rounds for _, _, rounds in plan)):
         for one, at_once, rounds in plan:
@@ -168,7 +169,7 @@ def filling(bench: Bench) -> None:
                 it.wait("the first question", lambda state: state["arrived"] > 0)
                 first = time.monotonic() - started_at
                 it.wait("all slots in use", lambda state: state["in_flight"] >= FILL_SLOTS)
-                runs.append((time.monotonic() - started_at, first, it.memory_mb()))
+                runs.append((time.monotonic() - started_at, first, Watch(it).memory_mb()))
         full, first, memory_mb = (round(median(run[place] for run in runs), 2) for place in range(3))
         found[one.key] = {"full_after_seconds": full, "first_after_seconds": first, "memory_mb": memory_mb}
         console.print(f"  {one.title}: full after {full} s, {memory_mb:.0f} MB", highlight=False)
@@ -180,7 +181,9 @@ def sweep(bench: Bench) -> None:
         for seconds in (0.1, 0.3, 0.5, 1.0, 3.0):
             if row := bench.run(one, SWEEP_SLOTS, latency_seconds=seconds):
                 found.setdefault(one.key, {})[str(seconds)] = row
-                console.print(f"    latency {seconds} s: {row['slots_in_use']:.0%} of the slots in use", highlight=False)
+                console.print(
+                    f"    latency {seconds} s: {row['slots_in_use']:.0%} of the slots in use", highlight=False
+                )
 
 
 def processes(bench: Bench) -> None:

@@ -75,10 +75,17 @@ BULK = _shoal("bulk", "Shoal, bulk")
 SINGLE = _shoal("single", "Shoal, single jobs")
 POSTGRES = replace(SINGLE, key="shoal_postgres", title="Shoal, single jobs, results in Postgres", expected=800)
 SYNC = _shoal("sync", "Shoal, one after the other")
-BARE = Contestant("bare_loop", "bare loop, no queue", "bare_loop", (str(PEERS / "bare_loop.py"), "worker"), "aiohttp", 1_400)
+BARE = Contestant(
+    "bare_loop", "bare loop, no queue", "bare_loop", (str(PEERS / "bare_loop.py"), "worker"), "aiohttp", 1_400
+)
 _TASKIQ = ("-m", "taskiq", "worker", "taskiq_peer:broker", "--workers", "1", "--max-async-tasks", SLOT)
 TASKIQ = Contestant(
-    "taskiq", "taskiq", "taskiq_peer", (*_TASKIQ, "--max-prefetch", SLOT, "--no-parse", "--log-level", "ERROR"), "aiohttp", 600
+    "taskiq",
+    "taskiq",
+    "taskiq_peer",
+    (*_TASKIQ, "--max-prefetch", SLOT, "--no-parse", "--log-level", "ERROR"),
+    "aiohttp",
+    600,
 )
 TASKIQ_LIST = replace(
     TASKIQ, key="taskiq_list", title="taskiq, list (no acknowledgements)", environ=(("BENCH_BROKER", "list"),)

@@ -37,13 +37,13 @@ def rate(found: Found, key: str, at_once: str = MAIN_AT_ONCE) -> float:
 def best_rate(found: Found, keys: list[str]) -> float:
     """The best of several contestants, at whatever number at once suits each."""
     rows = found["throughput"]
-    return max(row["jobs_per_second"] for key in keys if key in rows for row in rows[key].values())
+    return max(float(row["jobs_per_second"]) for key in keys if key in rows for row in rows[key].values())
 
 
 def paired(found: Found, key: str, other: Callable[[Found, int], float]) -> float:
     """Median over the rounds of one contestant's rate by another's of the same round."""
     rounds = found["throughput"][key][MAIN_AT_ONCE]["rounds"]
-    return median(value / other(found, number) for number, value in enumerate(rounds))
+    return float(median(value / other(found, number) for number, value in enumerate(rounds)))
 
 
 def bare(found: Found, number: int) -> float:
@@ -57,7 +57,7 @@ QUEUE_KEYS = ["taskiq", "taskiq_list", "streaq", "arq", "dramatiq"]
 def best_queue(found: Found, number: int) -> float:
     """The best peer's rate in a round; a peer with fewer rounds counts with its last one."""
     rows = [found["throughput"][key][MAIN_AT_ONCE]["rounds"] for key in QUEUE_KEYS if key in found["throughput"]]
-    return max(rounds[min(number, len(rounds) - 1)] for rounds in rows)
+    return max(float(rounds[min(number, len(rounds) - 1)]) for rounds in rows)
 
 
 def plain_rates(found: Found) -> list[str]:
@@ -67,7 +67,7 @@ def plain_rates(found: Found) -> list[str]:
 def least_slots(found: Found) -> float:
     """The least share of slots in use at latencies from 0.5 to 3 s, both lanes."""
     shares = [
-        row["slots_in_use"]
+        float(row["slots_in_use"])
         for lane in ("shoal_bulk", "shoal_single")
         for latency, row in found["sweep"][lane].items()
         if 0.5 <= float(latency) <= 3
@@ -78,7 +78,9 @@ def least_slots(found: Found) -> float:
 PROMISES = (
     Promise("bulk beside the bare loop", lambda f: paired(f, "shoal_bulk", bare), at_least=0.9, unit="x"),
     Promise("bulk beside the best queue", lambda f: paired(f, "shoal_bulk", best_queue), at_least=2.5, unit="x"),
-    Promise("single jobs beside the best queue", lambda f: paired(f, "shoal_single", best_queue), at_least=1.4, unit="x"),
+    Promise(
+        "single jobs beside the best queue", lambda f: paired(f, "shoal_single", best_queue), at_least=1.4, unit="x"
+    ),
     Promise(
         "single jobs beside any peer with plain httpx",
         lambda f: rate(f, "shoal_single") / best_rate(f, plain_rates(f)),

@@ -106,7 +106,7 @@ def stage(
         tree.await_condition("model", lambda: not services.port_is_free(port))
         model_url = f"http://127.0.0.1:{port}/api/v1"
         tree.environ = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith("SHOAL_")},
             "PYTHONPATH": str(PEERS),
             "BENCH_REDIS_URL": redis_url,
             "BENCH_MODEL_URL": model_url,
@@ -206,12 +206,8 @@ def _window(it: Stage, jobs: int, cut_after_seconds: float | None) -> tuple[Mome
             raise RunFailed(f"{it.contestant.title}: {jobs} questions did not come; the model saw {state}")
         time.sleep(POLL_SECONDS)
     if closed.answered == opened.answered:
-        raise RunFailed(f"{it.contestant.title}: {jobs} jobs are over before a window of {at_once_of(it)} slots opens")
+        raise RunFailed(f"{it.contestant.title}: {jobs} jobs are over before the window opens")
     return opened, closed, watch.memory_mb()
-
-
-def at_once_of(it: Stage) -> int:
-    return it.at_once
 
 
 def _check(contestant: Contestant, checked: dict[str, Any], jobs: int, *, exactly: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import uvloop
 from arq import create_pool
 from arq.connections import RedisSettings
+
 from peer import gathered, in_redis, main
 from question import AT_ONCE, KEEP_SECONDS, REDIS_URL, async_client
 from question import ask as ask_model

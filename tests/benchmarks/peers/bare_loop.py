@@ -1,4 +1,4 @@
-"""No queue at all: so many coroutines on one uvloop ask, and one writer sets what is answered into Redis in pipelines."""
+"""No queue at all: coroutines on one uvloop ask, and one writer sets what is answered into Redis in pipelines."""
 
 import asyncio
 import json
@@ -8,9 +8,10 @@ from collections import deque
 from typing import Any
 
 import uvloop
+from redis.asyncio import Redis
+
 from peer import in_redis, main
 from question import AT_ONCE, KEEP_SECONDS, REDIS_URL, ask, async_client, text_of
-from redis.asyncio import Redis
 
 
 async def work(jobs: int) -> None:

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from celery import Celery
+
 from peer import in_redis, main
 from question import AT_ONCE, KEEP_SECONDS, REDIS_URL, ask_sync
 

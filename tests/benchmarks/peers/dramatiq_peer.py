@@ -7,6 +7,7 @@ import dramatiq
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
 from dramatiq.results.backends.redis import RedisBackend
+
 from peer import in_redis, main
 from question import KEEP_SECONDS, REDIS_URL, ask_sync
 

@@ -1,8 +1,8 @@
 """What each peer's module offers as a program, so that each can live in an environment of its own.
 
-    PEER enqueue FIRST COUNT   queue COUNT questions; prints the seconds it took
-    PEER answers COUNT         wait until COUNT answers are stored, read them all; prints how many are right
-    PEER alone TIMES           one question at a time to an idle worker; prints each one's seconds
+PEER enqueue FIRST COUNT   queue COUNT questions; prints the seconds it took
+PEER answers COUNT         wait until COUNT answers are stored, read them all; prints how many are right
+PEER alone TIMES           one question at a time to an idle worker; prints each one's seconds
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 import redis
+
 from question import REDIS_URL, is_right, text_of
 
 PATIENCE_SECONDS = 30.0

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 import uvloop
+
 from peer import Said, gathered, main
 from question import LABELS, text_of
-
 from shoal import AsyncShoal, Classify, ClassifyResult, Shoal
 
 

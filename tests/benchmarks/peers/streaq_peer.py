@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+from streaq import Worker
+
 from peer import Said, in_redis, main
 from question import AT_ONCE, KEEP_SECONDS, REDIS_URL, async_client
 from question import ask as ask_model
-from streaq import Worker
 
 
 @asynccontextmanager

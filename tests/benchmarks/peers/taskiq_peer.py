@@ -1,4 +1,4 @@
-"""taskiq on Redis streams, which acknowledge; `BENCH_BROKER=list` is its faster queue, which loses what a worker holds."""
+"""taskiq on Redis streams, which acknowledge. `BENCH_BROKER=list`: its other queue, which loses what a worker holds."""
 
 import asyncio
 import json
@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import taskiq_redis
+from taskiq import TaskiqEvents, TaskiqState
+from taskiq.serializers import ORJSONSerializer
+
 from peer import Said, gathered, in_redis, main
 from question import AT_ONCE, KEEP_SECONDS, REDIS_URL, async_client
 from question import ask as ask_model
-from taskiq import TaskiqEvents, TaskiqState
-from taskiq.serializers import ORJSONSerializer
 
 results: Any = taskiq_redis.RedisAsyncResultBackend(
     REDIS_URL, result_ex_time=KEEP_SECONDS, serializer=ORJSONSerializer(), prefix_str="answer"
