@@ -50,7 +50,7 @@ def _with_plain_httpx(contestant: Contestant) -> Contestant:
     return replace(
         contestant,
         key=f"{contestant.key}_plain",
-        title=f"{contestant.title}, plain httpx",
+        title=f"{contestant.title.removesuffix(', a client each')}, plain httpx",
         client="httpx",
         expected=60,
         most_at_once=PLAIN_AT_ONCE,
@@ -58,11 +58,11 @@ def _with_plain_httpx(contestant: Contestant) -> Contestant:
 
 
 def _celery(pool: str, client: str, expected: int, most_at_once: int) -> Contestant:
-    shared = "" if client == "own" else ", plain httpx"
+    shared = "a client each" if client == "own" else "plain httpx"
     command = ("-m", "celery", "-A", "celery_peer", "worker", "-P", pool, "-c", SLOT, "-l", "error")
     return Contestant(
         f"celery_{pool}" if client == "own" else f"celery_{pool}_plain",
-        f"Celery {pool}{shared}",
+        f"Celery {pool}, {shared}",
         "celery_peer",
         (*command, "--without-gossip", "--without-mingle"),
         client,
@@ -73,7 +73,7 @@ def _celery(pool: str, client: str, expected: int, most_at_once: int) -> Contest
 
 BULK = _shoal("bulk", "Shoal, bulk")
 SINGLE = _shoal("single", "Shoal, single jobs")
-POSTGRES = replace(SINGLE, key="shoal_postgres", title="Shoal, single jobs, results in Postgres", expected=800)
+POSTGRES = replace(SINGLE, key="shoal_postgres", title="Shoal, single jobs, Postgres", expected=800)
 SYNC = _shoal("sync", "Shoal, one after the other")
 BARE = Contestant(
     "bare_loop", "bare loop, no queue", "bare_loop", (str(PEERS / "bare_loop.py"), "worker"), "aiohttp", 1_400
@@ -94,7 +94,7 @@ STREAQ = Contestant("streaq", "streaq", "streaq_peer", (str(PEERS / "streaq_peer
 ARQ_PEER = Contestant("arq", "arq", "arq_peer", ("-m", "arq", "arq_peer.WorkerSettings"), "aiohttp", 300)
 DRAMATIQ = Contestant(
     "dramatiq",
-    "dramatiq, threads",
+    "dramatiq threads, a client each",
     "dramatiq_peer",
     ("-m", "dramatiq", "dramatiq_peer", "--processes", "1", "--threads", SLOT),
     "own",

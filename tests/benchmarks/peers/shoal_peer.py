@@ -2,12 +2,12 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import uvloop
 
-from peer import Said, gathered, main
+from peer import PATIENCE_SECONDS, Said, gathered, main
 from question import LABELS, text_of
 from shoal import AsyncShoal, Classify, ClassifyResult, Shoal
 
@@ -49,11 +49,22 @@ def said(result: ClassifyResult) -> Said:
     return {"label": result.label, "evidence": result.evidence.quote}
 
 
-def answers(count: int) -> Iterator[Said]:
-    """Through the public API, wherever results are kept."""
-    with Shoal() as shoal:
-        for outcome in shoal.map(question(text_of(number)) for number in range(count)):
-            yield said(outcome.result)
+def answers(count: int) -> list[Said]:
+    """Through the public API, wherever results are kept. To enqueue again must join what was queued before."""
+    return uvloop.run(joined(count))
+
+
+async def joined(count: int) -> list[Said]:
+    found: list[Said] = []
+
+    async def read(text: str) -> None:
+        job = await shoal.enqueue(question(text))
+        assert job.joined, text
+        found.append(said(await job.result(PATIENCE_SECONDS)))
+
+    async with AsyncShoal() as shoal:
+        await gathered(read, [text_of(number) for number in range(count)])
+    return found
 
 
 async def open_alone(drive: Callable[[Callable[[str], Awaitable[Said]]], Awaitable[None]]) -> None:
