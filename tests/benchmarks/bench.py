@@ -1,7 +1,7 @@
 """Shoal beside its peers: one machine, one run, one model, every answer checked. `make bench`; `ARGS=--long` for all.
 
-`python tests/benchmarks/bench.py --only enqueue,latency` runs some sections. A whole run writes `results.json`, and
-from it `throughput.svg`. Its keys are stable:
+`PYTHONPATH=tests python tests/benchmarks/bench.py --only enqueue,latency` runs some sections. A whole run writes
+`results.json`, and from it `throughput.svg`. Its keys are stable:
 
     date, machine, versions, settings
     throughput.CONTESTANT.AT_ONCE   answers/s with the backlog waiting: the median run, and all `rounds`

@@ -51,7 +51,8 @@ def said(result: ClassifyResult) -> Said:
 
 def answers(count: int) -> list[Said]:
     """Through the public API, wherever results are kept. To enqueue again must join what was queued before."""
-    return uvloop.run(joined(count))
+    found: list[Said] = uvloop.run(joined(count))
+    return found
 
 
 async def joined(count: int) -> list[Said]:
