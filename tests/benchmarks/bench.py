@@ -18,12 +18,13 @@ shared machine it says more than the rate), `model_cpu_ms_per_job`, `valkey_cpu_
 `worker_memory_mb`, `window_seconds`, `redis_bytes_per_waiting_job`, `asked_twice`.
 """
 
+import contextlib
 import json
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -32,6 +33,7 @@ from statistics import median, quantiles
 from typing import Any
 
 import click
+from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
@@ -50,6 +52,7 @@ MAIN_AT_ONCE = 600
 LEVELS = (300, 600, 1_000)
 #: A run is sized to last about this long at the contestant's expected rate.
 RUN_SECONDS = 6
+ENQUEUED = 10_000
 FILL_SLOTS = 1_000
 FILL_LATENCY_SECONDS = 5.0
 SWEEP_SLOTS = 300
@@ -84,23 +87,28 @@ class Bench:
         """One run; None, and said so, where the contestant failed."""
         options = {"latency_seconds": LATENCY_SECONDS, **options}
         options.setdefault("jobs", jobs_for(contestant, at_once, options["latency_seconds"]))
-        try:
+        row = None
+        with forgiven(f"{contestant.title}, {at_once} at once"):
             row = self._raced(contestant, at_once, options)
-        except (RunFailed, services.ServiceFailed, subprocess.SubprocessError) as failed:
-            console.print(f"[red]{contestant.title}, {at_once} at once: {failed}", highlight=False)
-            return None
-        told = f"{row['jobs_per_second']:,.0f}/s, {row['worker_cpu_ms_per_job']} ms CPU a job"
-        console.print(f"  {contestant.title}, {at_once} at once: {told}", highlight=False)
+            told = f"{row['jobs_per_second']:,.0f}/s, {row['worker_cpu_ms_per_job']} ms CPU a job"
+            console.print(f"  {contestant.title}, {at_once} at once: {told}", highlight=False)
         return row
 
     def _raced(self, contestant: Contestant, at_once: int, options: dict[str, Any]) -> dict[str, float]:
         if contestant.key != who.POSTGRES.key:
             return race(self.ready(contestant), at_once, **options)
         with postgres_server("fsync=on") as database:
-            from pydantic import SecretStr
-
             migrate(SecretStr(database.url))
             return race(contestant, at_once, database=database, **options)
+
+
+@contextlib.contextmanager
+def forgiven(what: str) -> Iterator[None]:
+    """One that fails is named, and left out; the others go on."""
+    try:
+        yield
+    except (RunFailed, services.ServiceFailed, subprocess.SubprocessError) as failed:
+        console.print(f"{what}: {failed}", style="red", markup=False, highlight=False)
 
 
 def jobs_for(contestant: Contestant, at_once: int, latency_seconds: float) -> int:
@@ -147,42 +155,53 @@ def throughput(bench: Bench) -> None:
 def enqueue(bench: Bench) -> None:
     found = bench.found["enqueue"] = {}
     for one in [who.BULK, who.SINGLE, who.SYNC, *who.QUEUES, who.CELERY_THREADS]:
-        jobs, rates = 5_000 if one is who.CELERY_THREADS else 10_000, []
-        for _ in range(bench.rounds if one.is_shoal else 1):
-            with stage(bench.ready(one), 100, latency_seconds=LATENCY_SECONDS) as it:
-                rates.append(jobs / it.program("enqueue", 0, jobs)["seconds"])
-        found[one.key] = {"jobs_per_second": round(median(rates)), "rounds": [round(rate) for rate in rates]}
-        console.print(f"  {one.title}: {found[one.key]['jobs_per_second']:,} enqueued/s", highlight=False)
+        with forgiven(one.title):
+            rates = [_enqueued(bench, one) for _ in range(bench.rounds if one.is_shoal else 1)]
+            found[one.key] = {"jobs_per_second": round(median(rates)), "rounds": [round(rate) for rate in rates]}
+            console.print(f"  {one.title}: {median(rates):,.0f} enqueued/s", highlight=False)
+
+
+def _enqueued(bench: Bench, one: Contestant) -> float:
+    """Jobs a second."""
+    with stage(bench.ready(one), 100, latency_seconds=LATENCY_SECONDS) as it:
+        seconds: float = it.program("enqueue", 0, ENQUEUED)["seconds"]
+        return ENQUEUED / seconds
 
 
 def latency(bench: Bench) -> None:
     found = bench.found["latency"] = {}
     for one in (who.SINGLE, who.TASKIQ, who.TASKIQ_LIST, who.STREAQ):
-        with stage(one, 100, latency_seconds=0) as it:
+        with forgiven(one.title), stage(one, 100, latency_seconds=0) as it:
             it.start_worker()
             took = [seconds * 1000 for seconds in it.program("alone", 1_000 if bench.long else 300)["seconds"]]
-        cuts = quantiles(took, n=100)
-        found[one.key] = {"p50_ms": round(cuts[49], 2), "p99_ms": round(cuts[98], 2), "jobs": len(took)}
-        console.print(f"  {one.title}: p50 {cuts[49]:.1f} ms, p99 {cuts[98]:.1f} ms", highlight=False)
+            cuts = quantiles(took, n=100)
+            found[one.key] = {"p50_ms": round(cuts[49], 2), "p99_ms": round(cuts[98], 2), "jobs": len(took)}
+            console.print(f"  {one.title}: p50 {cuts[49]:.1f} ms, p99 {cuts[98]:.1f} ms", highlight=False)
 
 
 def filling(bench: Bench) -> None:
     """From a worker's start, interpreter and imports included."""
     found = bench.found["filling"] = {}
     for one in (who.BULK, who.SINGLE, who.BARE, who.TASKIQ, who.STREAQ):
-        runs = []
-        for _ in range(bench.rounds if one.is_shoal else 1):
-            with stage(one, FILL_SLOTS, latency_seconds=FILL_LATENCY_SECONDS, jobs=2 * FILL_SLOTS) as it:
-                it.program("enqueue", 0, 2 * FILL_SLOTS)
-                started_at = time.monotonic()
-                it.start_worker()
-                it.wait("the first question", lambda state: state["arrived"] > 0)
-                first = time.monotonic() - started_at
-                it.wait("all slots in use", lambda state: state["in_flight"] >= FILL_SLOTS)
-                runs.append((time.monotonic() - started_at, first, Watch(it).memory_mb()))
-        full, first, memory_mb = (round(median(run[place] for run in runs), 2) for place in range(3))
-        found[one.key] = {"full_after_seconds": full, "first_after_seconds": first, "memory_mb": memory_mb}
-        console.print(f"  {one.title}: full after {full} s, {memory_mb:.0f} MB", highlight=False)
+        with forgiven(one.title):
+            runs = [_filled(one) for _ in range(bench.rounds if one.is_shoal else 1)]
+            full, first, memory_mb = (round(median(run[place] for run in runs), 2) for place in range(3))
+            found[one.key] = {"full_after_seconds": full, "first_after_seconds": first, "memory_mb": memory_mb}
+            told = f"first question after {first} s, full after {full} s, {memory_mb:.0f} MB"
+            console.print(f"  {one.title}: {told}", highlight=False)
+
+
+def _filled(one: Contestant) -> tuple[float, float, float]:
+    """Seconds until all slots are in use and until the first one is, and the worker's MB then."""
+    jobs = 2 * FILL_SLOTS
+    with stage(one, FILL_SLOTS, latency_seconds=FILL_LATENCY_SECONDS, jobs=jobs) as it:
+        it.program("enqueue", 0, jobs)
+        started_at = time.monotonic()
+        it.start_worker()
+        it.wait("the first question", lambda state: state["arrived"] > 0)
+        first = time.monotonic() - started_at
+        it.wait("all slots in use", lambda state: state["in_flight"] >= FILL_SLOTS)
+        return time.monotonic() - started_at, first, Watch(it).memory_mb()
 
 
 def sweep(bench: Bench) -> None:

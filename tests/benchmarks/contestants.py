@@ -71,7 +71,7 @@ def _celery(pool: str, client: str, expected: int, most_at_once: int) -> Contest
     )
 
 
-BULK = _shoal("bulk", "Shoal, bulk")
+BULK = replace(_shoal("bulk", "Shoal, bulk"), expected=1_600)
 SINGLE = _shoal("single", "Shoal, single jobs")
 POSTGRES = replace(SINGLE, key="shoal_postgres", title="Shoal, single jobs, Postgres", expected=800)
 SYNC = _shoal("sync", "Shoal, one after the other")
