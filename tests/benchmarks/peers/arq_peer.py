@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from typing import Any, ClassVar
 
 import uvloop
@@ -25,6 +26,8 @@ async def ask(ctx: dict[str, Any], text: str) -> dict[str, Any]:
 
 async def open_client(ctx: dict[str, Any]) -> None:
     ctx["client"] = async_client()
+    # A line for each job's start and end otherwise.
+    logging.getLogger("arq").setLevel(logging.WARNING)
 
 
 class WorkerSettings:

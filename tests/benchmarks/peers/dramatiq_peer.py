@@ -4,17 +4,20 @@ import json
 from typing import Any
 
 import dramatiq
+import redis
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
 from dramatiq.results.backends.redis import RedisBackend
 
 from peer import in_redis, main
-from question import KEEP_SECONDS, REDIS_URL, ask_sync
+from question import AT_ONCE, KEEP_SECONDS, REDIS_URL, ask_sync
 
-broker = RedisBroker(url=REDIS_URL)
+# With redis-py's default of 100 connections, answers of so many threads get lost.
+client = redis.Redis.from_url(REDIS_URL, max_connections=2 * AT_ONCE + 10)
+broker = RedisBroker(client=client)
 broker.add_middleware(
     Results(
-        backend=RedisBackend(url=REDIS_URL, namespace="answer", use_namespace_prefix_keys=True),
+        backend=RedisBackend(client=client, namespace="answer", use_namespace_prefix_keys=True),
         store_results=True,
         result_ttl=KEEP_SECONDS * 1000,
     )

@@ -5,11 +5,15 @@
 """
 
 import json
+import logging
 import os
 from collections import deque
 from typing import Any
 
 import httpx
+
+# Some workers write a line for each request where its level lets them, which costs more than the request.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 LABELS = ("billing", "bug", "praise")
 KEEP_SECONDS = 86_400
