@@ -263,12 +263,14 @@ def shown(found: Found) -> Iterable[Table]:
     titles = {one.key: one.title for one in [*who.ALL, who.SYNC]}
     if "throughput" in found:
         table = Table(title=f"answers a second, model latency {LATENCY_SECONDS} s", box=None)
-        for heading in ("", "at once", "jobs/s", "CPU ms/job", "memory", "rounds"):
-            table.add_column(heading, justify="left" if not heading else "right")
+        for heading in ("", "at once", "jobs/s", "CPU ms/job", "cores", "memory", "rounds"):
+            table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
         for key, levels in found["throughput"].items():
             for at_once, row in sorted(levels.items(), key=lambda level: int(level[0])):
                 rounds = " ".join(f"{rate:.0f}" for rate in row["rounds"])
-                figures = (f"{row['jobs_per_second']:,.0f}", f"{row['worker_cpu_ms_per_job']:.2f}")
+                # A worker that got less than its core, and has free slots, was held up by others.
+                cores = row["jobs_per_second"] * row["worker_cpu_ms_per_job"] / 1000
+                figures = (f"{row['jobs_per_second']:,.0f}", f"{row['worker_cpu_ms_per_job']:.2f}", f"{cores:.2f}")
                 table.add_row(titles[key], at_once, *figures, f"{row['worker_memory_mb']:.0f} MB", rounds)
         yield table
     promises = Table(title="promised", box=None)
