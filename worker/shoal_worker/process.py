@@ -22,11 +22,15 @@ from shoal.postgres import Database
 from shoal.publisher import is_amqp
 from shoal.redis_url import open_client
 from shoal.signing import Signer
+from shoal_worker.board import LocalBoard, RedisBoard
 from shoal_worker.calls import CountedModel, clear_doubts
+from shoal_worker.limits import LimitedModel, Limits, gateway_name
 from shoal_worker.openrouter import Gateway, OpenRouter
 from shoal_worker.ports import JobStore
+from shoal_worker.quota import Rates
 from shoal_worker.replies import Prices
-from shoal_worker.runner import Limits, Runner, runner_for
+from shoal_worker.runner import Limits as JobLimits
+from shoal_worker.runner import Runner, runner_for
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.stores.postgres import PostgresStore
 from shoal_worker.stores.redis import RedisStore
@@ -53,12 +57,14 @@ class Process:
         self.provider = OpenRouter(gateway)
         self.model = CountedModel(self.provider, self.store.calls, gateway.prices, grace_seconds=settings.lease_seconds)
         self._generations = self.provider if gateway.openrouter_fields else None
-        limits = Limits(settings.model, settings.model_deadline_seconds, settings.job_time_limit_seconds)
+        job_limits = JobLimits(settings.model, settings.model_deadline_seconds, settings.job_time_limit_seconds)
         name = f"{os.getpid()}@{socket.gethostname()}/{uuid.uuid4().hex[:8]}"
-        self.runner: Runner = runner_for(name, self.store, self.model, limits, signer)
+        board = RedisBoard(self._queue, limits_name(settings)) if self._queue else LocalBoard()
+        self.limits = Limits(board, name, settings.model, Rates(settings.rpm, settings.tpm))
+        self.runner: Runner = runner_for(name, self.store, LimitedModel(self.model, self.limits), job_limits, signer)
         self._renew_every_seconds = settings.lease_seconds / 3
         self._dead_letter_ttl_seconds = settings.dead_letter_ttl_seconds
-        duties = [self._renew_leases, self._forget_old, self._clear_doubts]
+        duties = [self._renew_leases, self._forget_old, self._clear_doubts, self.limits.keep]
         duties += [self._bury_undecodable] if self._queue else []
         duties += [self._publish_due] if self._outbox else []
         self._upkeep = [asyncio.create_task(self._repeat(duty)) for duty in duties]
@@ -137,6 +143,12 @@ def redis_client(url: str) -> Redis:
         health_check_interval=25,
         max_connections=64,
     )
+
+
+def limits_name(settings: WorkerSettings) -> str:
+    """Processes with the same gateway and key share their limits."""
+    key = settings.openrouter_api_key
+    return gateway_name(settings.openrouter_base_url, key.get_secret_value() if key else "")
 
 
 def gateway_of(settings: WorkerSettings) -> Gateway:
