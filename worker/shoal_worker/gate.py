@@ -6,7 +6,7 @@ A refusal stops the gate until all have decided on a slower pace: what one refus
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from shoal_worker.errors import (
@@ -27,6 +27,8 @@ PATIENCE_SECONDS = 5.0
 PARKED_SECONDS, PARKED_MOST_SECONDS = 2.0, 60.0
 #: How long a refusal stops the gate, when no decision comes.
 BRAKE_SECONDS = 0.5
+#: The same for a probe: what it said is not known to all at once.
+PROBED_SECONDS = 1.0
 #: What a late timer may catch up.
 SLACK_SECONDS = 0.05
 
@@ -102,15 +104,15 @@ class Gate:
         """The call has ended."""
         self.in_flight -= 1
         self._count(call, said, asked_seconds)
-        if call.is_probe and said is not Said.NOTHING and self.share is not None:
-            self.share = replace(self.share, probes=False)
+        if call.is_probe and said is not Said.NOTHING:
+            self._braked_until = self._now() + PROBED_SECONDS
             self._wake()
         self._pump()
 
     def follow(self, share: Share) -> None:
         """A new share."""
         now = self._now()
-        if self.share is not None and share.lowerings != self.share.lowerings:
+        if self.share is not None and share.answers(self.share):
             self._braked_until = 0.0
             self._next_at = max(self._next_at, now)
         self.share = share
@@ -162,7 +164,7 @@ class Gate:
         if share is None:
             return float("inf")
         if share.open_until:
-            return now if share.probes and not self._probing else float("inf")
+            return self._braked_until if share.probes and not self._probing else float("inf")
         if share.at_once is not None and self.in_flight >= share.at_once:
             return float("inf")
         paced = 0.0 if share.rate is None else self._next_at

@@ -32,8 +32,9 @@ LEAST_RATE = 0.05
 UNBOUND_RATE = 5_000.0
 #: What is taken of the measured capacity after a refusal.
 BELOW_CAPACITY = 0.92
-#: Growth: back to the ceiling; past it, as a share of it a second or in calls a second; doubling.
+#: Growth: back to the ceiling; past it after so many calls, as a share of it a second or in calls a second; doubling.
 RETURN_SECONDS = 1.0
+PROBE_AFTER_CALLS = 20
 PROBE_SHARE, PROBE_CALLS, PROBE_MOST_SHARE = 0.06, 3.0, 0.3
 FAR = 2.0
 DOUBLING_SECONDS = 0.6
@@ -140,6 +141,10 @@ class Share:
     open_until: float = 0.0
     probes: bool = False
 
+    def answers(self, before: "Share") -> bool:
+        """Whether it was decided after what stopped us."""
+        return self.lowerings != before.lowerings or bool(self.open_until) != bool(before.open_until)
+
 
 def is_due(pace: Pace, counts: Counts, members: Sequence[Member], now: float) -> bool:
     """Whether there is something to decide."""
@@ -204,7 +209,7 @@ def _measured(pace: Pace, counts: Counts, now: float) -> Pace:
         "goodput": _mean(pace.goodput, counts.accepted / seconds, seconds, GOODPUT_SECONDS),
         "failed": pace.failed * keep + counts.failed,
         "succeeded": pace.succeeded * keep + counts.succeeded,
-        "failed_in_a_row": counts.failed + (0 if counts.succeeded else pace.failed_in_a_row),
+        "failed_in_a_row": 0.0 if counts.succeeded else pace.failed_in_a_row + counts.failed,
         "accepted": pace.accepted + counts.accepted,
         "accepted_seconds": pace.accepted_seconds + seconds,
     }
@@ -264,18 +269,18 @@ def _raised(pace: Pace, counts: Counts) -> Pace:
         return pace.model_copy(update=fresh | ({"rate": None} if unbound else {}))
     if pace.latency > SLOWER * pace.usual_latency:
         return pace.model_copy(update={"at_once": at_once})
-    rate = _grown(pace.rate, pace.ceiling, counts.seconds)
+    rate = _grown(pace.rate, pace.ceiling, pace.accepted, counts.seconds)
     if rate > UNBOUND_RATE:
         return pace.model_copy(update={"at_once": at_once, "rate": None, "ceiling": None})
     return pace.model_copy(update={"at_once": at_once, "rate": rate})
 
 
-def _grown(rate: float, ceiling: float | None, seconds: float) -> float:
+def _grown(rate: float, ceiling: float | None, accepted: float, seconds: float) -> float:
     if ceiling is None or rate > FAR * ceiling:
         return float(rate * 2.0 ** min(1.0, seconds / DOUBLING_SECONDS))
     probe = max(PROBE_SHARE * ceiling, min(PROBE_CALLS, PROBE_MOST_SHARE * ceiling))
     back = max(0.0, ceiling - rate) * min(1.0, seconds / RETURN_SECONDS)
-    return rate + back + probe * min(1.0, seconds)
+    return rate + back + (probe * min(1.0, seconds) if accepted >= PROBE_AFTER_CALLS else 0.0)
 
 
 def _started_low(pace: Pace) -> Pace:
