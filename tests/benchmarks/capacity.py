@@ -123,9 +123,7 @@ def shared_tpm(seconds: float, scratch: Path) -> Row:
 def tokens_of_minutes(calls: list[tuple[float, int]], ended: float) -> list[int]:
     """What each minute that begins with a call saw."""
     times, sums = [at for at, _ in calls], [0, *accumulate(tokens for _, tokens in calls)]
-    return [
-        sums[bisect_left(times, at + 60)] - sums[place] for place, at in enumerate(times) if at + 60 <= ended
-    ]
+    return [sums[bisect_left(times, at + 60)] - sums[place] for place, at in enumerate(times) if at + 60 <= ended]
 
 
 @click.command()

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from shoal.jobs import Usage
-from shoal_worker.board import Board, LocalBoard, RedisBoard
+from shoal_worker.board import Board, LocalBoard, RedisBoard, Standing, Tally
 from shoal_worker.errors import LimitOrigin, ProviderUnavailable, RateLimited, Throttled, WorkerError
 from shoal_worker.limits import LimitedModel, Limits
 from shoal_worker.pace import Member, Pace
@@ -100,12 +100,8 @@ def test_a_refusal_in_one_process_slows_down_the_others(in_valkey: InValkey) -> 
         model = Model(lambda: RateLimited("status 429") if len(model.calls) == 1 else None)
         async with processes(2, model, boards) as ((first, asking), (second, _)):
             await until(lambda: first.gate(REQUEST.model).share is not None)
-            assert second.room() is None
             assert isinstance(await ask(asking), RateLimited)
-            await until(lambda: second.room() is not None)
-            share = second.gate(REQUEST.model).share
-            assert share is not None
-            assert share.rate == pytest.approx(10.0, rel=0.6)
+            await until(lambda: second.gate(REQUEST.model).room() in range(1, 10))
 
     in_valkey(body)
 
@@ -199,7 +195,7 @@ def test_without_a_redis_one_process_keeps_them_alone() -> None:
 
 def test_the_last_share_holds_while_the_board_is_away(in_valkey: InValkey) -> None:
     class Away(LocalBoard):
-        async def report(self, *_: object) -> object:  # type: ignore[override]
+        async def report(self, model: str, me: Member, counts: Tally, pause_seconds: float) -> Standing:
             raise ConnectionError
 
     async def body(_: Callable[[], Board]) -> None:

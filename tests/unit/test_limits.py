@@ -49,9 +49,7 @@ class Provider:
         accepted = min(self.tokens, wanted)
         self.tokens -= accepted
         refused = 1.0 if wanted > accepted else 0.0
-        return Counts(
-            seconds, accepted + refused, accepted, refused=refused, held=5, latency_seconds=accepted * 0.3
-        )
+        return Counts(seconds, accepted + refused, accepted, refused=refused, held=5, latency_seconds=accepted * 0.3)
 
 
 def played(pace: Pace, provider: Provider, windows: int, now: float) -> tuple[Pace, float, float, float]:
@@ -72,6 +70,10 @@ def test_nothing_is_held_back_before_the_first_refusal() -> None:
     pace = next_pace(Pace(decided_at=NOW), Counts(0.3, 500, 200, held=0, latency_seconds=900), BUSY, NOW + 0.3)
     share = share_of(pace, BUSY, "a", NOW)
     assert (share.rate, share.at_once, share.open_until) == (None, None, 0.0)
+
+
+def test_before_the_first_reply_a_thousand_calls_a_second_may_start() -> None:
+    assert share_of(Pace(), [Member("a", 300, 0)], "a", NOW).rate == pytest.approx(1_000)
 
 
 def test_a_capacity_that_falls_and_rises_is_found_with_few_refusals() -> None:

@@ -85,7 +85,7 @@ class Gate:
     async def enter(self) -> Pass:
         """Wait for a turn. Raises `Throttled` when none comes soon."""
         now = self.used_at = self._now()
-        if not self._waiters and self._start_at(now) <= now:
+        if not self._waiters and self._start_at() <= now:
             return self._started(now)
         self._raise_if_far(now)
         self._wake()
@@ -158,7 +158,7 @@ class Gate:
 
     # --- turns -----------------------------------------------------------------------------------------------------
 
-    def _start_at(self, now: float) -> float:
+    def _start_at(self) -> float:
         """When the next call may start; infinity where only news can tell."""
         share = self.share
         if share is None:
@@ -190,7 +190,7 @@ class Gate:
             if self._waiters[0].future.done():
                 self._waiters.popleft()
                 continue
-            at = self._start_at(now)
+            at = self._start_at()
             if at == float("inf"):
                 return
             if at > now:

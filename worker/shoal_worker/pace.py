@@ -3,7 +3,8 @@
 All worker processes together see one `Pace`. They add up what they saw (`Counts`), and a few times a second one of them
 makes the next pace of it:
 
-- Nothing is held back until the first refusal.
+- Nothing is held back until the first refusal; but before the first reply no more than a thousand calls a second start,
+  so that a provider that takes fewer can say so before it has them all.
 - A refusal lowers the rate to a little below what the provider took since the refusal before: whoever calls up to its
   limit has, from one refusal to the next, been given exactly what it gives.
 - Where calls had to wait, the rate grows: to the last ceiling within a second or so, slowly beyond it, and by doubling
@@ -28,6 +29,8 @@ WINDOW_SECONDS = 0.25
 START_RATE = 10.0
 MOST_LOWERED = 0.3
 LEAST_RATE = 0.05
+#: Before the first reply.
+COLD_RATE = 1_000.0
 #: A rate beyond this binds nobody.
 UNBOUND_RATE = 5_000.0
 #: What is taken of the measured capacity after a refusal.
@@ -179,8 +182,9 @@ def share_of(pace: Pace, members: Sequence[Member], me: str, now: float, key_pau
     even = 1 / max(1, len(members))
     part = 0.1 * even + 0.9 * (mine / demand if demand else even)
     at_once = _at_once(pace)
+    rate = pace.rate if pace.rate is not None or pace.usual_latency else COLD_RATE
     return Share(
-        rate=None if pace.rate is None else pace.rate * part,
+        rate=None if rate is None else rate * part,
         at_once=None if at_once is None else max(1, ceil(at_once * part)),
         lowerings=pace.lowerings,
         paused_until=max(pace.paused_until, key_paused_until),
