@@ -72,8 +72,8 @@ def test_nothing_is_held_back_before_the_first_refusal() -> None:
     assert (share.rate, share.at_once, share.open_until) == (None, None, 0.0)
 
 
-def test_before_the_first_reply_a_thousand_calls_a_second_may_start() -> None:
-    assert share_of(Pace(), [Member("a", 300, 0)], "a", NOW).rate == pytest.approx(1_000)
+def test_before_the_first_reply_five_hundred_calls_a_second_may_start() -> None:
+    assert share_of(Pace(), [Member("a", 300, 0)], "a", NOW).rate == pytest.approx(500)
 
 
 def test_a_capacity_that_falls_and_rises_is_found_with_few_refusals() -> None:

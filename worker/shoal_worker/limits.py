@@ -33,7 +33,7 @@ from shoal_worker.ports import ChatModel, ChatReply, ChatRequest
 from shoal_worker.quota import Estimate, Quota, Rates
 
 REPORT_SECONDS = 0.1
-IDLE_REPORT_SECONDS = 1.0
+IDLE_REPORT_SECONDS = 0.25
 #: Two reports are at least this far apart, whatever happens.
 LEAST_REPORT_SECONDS = 0.02
 IDLE_GATE_SECONDS = 60.0

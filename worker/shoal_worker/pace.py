@@ -3,10 +3,11 @@
 All worker processes together see one `Pace`. They add up what they saw (`Counts`), and a few times a second one of them
 makes the next pace of it:
 
-- Nothing is held back until the first refusal; but before the first reply no more than a thousand calls a second start,
-  so that a provider that takes fewer can say so before it has them all.
-- A refusal lowers the rate to a little below what the provider took since the refusal before: whoever calls up to its
-  limit has, from one refusal to the next, been given exactly what it gives.
+- Nothing is held back until the first refusal; but before the first reply no more than 500 calls a second start, so
+  that a provider that takes fewer can say so before it has them all.
+- A refusal shows the ceiling: what the provider took since the refusal before, for whoever calls up to its limit has,
+  from one refusal to the next, been given exactly what it gives. The rate goes below it for a moment, so that calls of
+  several processes that happen to meet find room again.
 - Where calls had to wait, the rate grows: to the last ceiling within a second or so, slowly beyond it, and by doubling
   where it is far beyond it or none is known.
 - Calls at once are bound by Little's law, with room for twice the usual latency: a provider that slows down is called
@@ -30,11 +31,11 @@ START_RATE = 10.0
 MOST_LOWERED = 0.3
 LEAST_RATE = 0.05
 #: Before the first reply.
-COLD_RATE = 1_000.0
+COLD_RATE = 500.0
 #: A rate beyond this binds nobody.
 UNBOUND_RATE = 5_000.0
-#: What is taken of the measured capacity after a refusal.
-BELOW_CAPACITY = 0.92
+#: What is taken of the measured capacity just after a refusal.
+BELOW_CAPACITY = 0.75
 #: Growth: back to the ceiling; past it after so many calls, as a share of it a second or in calls a second; doubling.
 RETURN_SECONDS = 1.0
 PROBE_AFTER_CALLS = 20
@@ -42,7 +43,7 @@ PROBE_SHARE, PROBE_CALLS, PROBE_MOST_SHARE = 0.06, 3.0, 0.3
 FAR = 2.0
 DOUBLING_SECONDS = 0.6
 #: How fast means forget.
-GOODPUT_SECONDS = 0.5
+GOODPUT_SECONDS = 1.0
 LATENCY_SECONDS = 2.0
 USUAL_LATENCY_SECONDS = 60.0
 #: Latency so far above the usual stops growth; calls at once have room for twice the usual.
@@ -244,7 +245,7 @@ def _lowered(pace: Pace, counts: Counts, now: float) -> Pace:
     return pace.model_copy(
         update={
             "rate": rate,
-            "ceiling": rate / BELOW_CAPACITY,
+            "ceiling": None if pace.rate is None else max(rate, capacity),
             "lowerings": pace.lowerings + 1,
             "accepted": 0.0,
             "accepted_seconds": 0.0,
@@ -254,8 +255,12 @@ def _lowered(pace: Pace, counts: Counts, now: float) -> Pace:
 
 
 def _capacity(pace: Pace) -> float:
-    """What the provider took since the last refusal; the last moments only, where the rate has since grown a lot."""
-    if pace.rate is None or pace.ceiling is None or pace.rate > FAR * pace.ceiling:
+    """What the provider took since the last refusal.
+
+    What it took in about the last second, where there was none, or the rate has grown so much since that the provider
+    must have changed in between. The first time that is no ceiling yet: it may have taken a burst.
+    """
+    if pace.rate is None or (pace.ceiling is not None and pace.rate > FAR * pace.ceiling):
         return pace.goodput
     return pace.accepted / max(pace.accepted_seconds, 1e-3)
 
