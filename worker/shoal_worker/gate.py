@@ -88,7 +88,8 @@ class Gate:
         if not self._waiters and self._start_at() <= now:
             return self._started(now)
         self._raise_if_far(now)
-        self._wake()
+        if not self._waiters:
+            self._wake()
         self.tally["held"] += 1
         waiter = _Waiter(asyncio.get_running_loop().create_future(), now)
         self._waiters.append(waiter)
