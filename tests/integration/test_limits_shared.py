@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from shoal.jobs import Usage
-from shoal_worker.board import Board, LocalBoard, RedisBoard, Standing, Tally
+from shoal_worker.board import Board, LocalBoard, RedisBoard, Standing, Tally, standings
 from shoal_worker.errors import LimitOrigin, ProviderUnavailable, RateLimited, Throttled, WorkerError
 from shoal_worker.limits import LimitedModel, Limits
 from shoal_worker.pace import Member, Pace
@@ -191,6 +191,22 @@ def test_set_limits_are_shared(in_valkey: InValkey) -> None:
 
 def test_without_a_redis_one_process_keeps_them_alone() -> None:
     asyncio.run(rates_are_held(LocalBoard, 1))
+
+
+def test_who_only_looks_sees_how_all_stand(in_valkey: InValkey, valkey: str) -> None:
+    async def body(boards: Callable[[], Board]) -> None:
+        model = Model(lambda: RateLimited("refused", 60.0, origin=LimitOrigin.PLATFORM))
+        async with processes(2, model, boards) as ((_, asking), (second, _)), Redis.from_url(valkey) as client:
+            await ask(asking)
+            await until(lambda: second.room() == 0)
+            seen = (await standings(client, "gateway"))[REQUEST.model]
+            told = second.snapshot()[0]
+            assert seen.pace == told.pace
+            assert seen.key_paused_until == pytest.approx(told.key_paused_until)
+            assert {member.id for member in seen.members} == {"p0", "p1"}
+            assert await standings(client, "another") == {}
+
+    in_valkey(body)
 
 
 def test_the_last_share_holds_while_the_board_is_away(in_valkey: InValkey) -> None:
