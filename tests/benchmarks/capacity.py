@@ -107,7 +107,7 @@ def shared_tpm(seconds: float, scratch: Path) -> Row:
     with services.running(os.environ, scratch) as tree:
         run = case(tree, scratch / "tpm")
         run.scenario(None)
-        run.enqueue(int(TPM / 200 * seconds / 60))
+        run.enqueue(int(TPM / 120 * seconds / 60))
         run.start_workers(TPM_PROCESSES, tpm=TPM)
         started = run.first_call()
         time.sleep(seconds)

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from shoal import wire
 from shoal.scripts import Scripts
 from shoal_worker.pace import Member, Pace
-from shoal_worker.quota import Grant, Quota, Rates, depth, full, granted
+from shoal_worker.quota import Grant, Quota, Rates, depth, full, granted, per_second
 
 PREFIX = "shoal:limit:"
 #: A process that has said nothing for so long has no share.
@@ -79,7 +79,7 @@ class RedisBoard:
     async def grant(self, rates: Rates, wants: Sequence[float], settled: float) -> Grant:
         fixed: list[float] = []
         for per_minute, least in ((rates.requests, 1.0), (rates.tokens, 0.0)):
-            fixed += [-1 if per_minute is None else per_minute, depth(per_minute, least)]
+            fixed += [-1.0 if per_minute is None else per_second(per_minute), depth(per_minute, least)]
         args = [*fixed, settled, KEEP_SECONDS, *wants]
         calls, requests, tokens, now = await self._scripts.call("limit_quota", [f"{self._prefix}quota"], args)
         return Grant(int(calls), Quota(float(requests), float(tokens), float(now)))

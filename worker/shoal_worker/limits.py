@@ -30,7 +30,7 @@ from shoal_worker.errors import (
 from shoal_worker.gate import PARKED_SECONDS, PATIENCE_SECONDS, Gate, Said, said_by
 from shoal_worker.pace import Counts, Pace, Share, is_due, next_pace, share_of
 from shoal_worker.ports import ChatModel, ChatReply, ChatRequest
-from shoal_worker.quota import Estimate, Quota, Rates
+from shoal_worker.quota import Estimate, Quota, Rates, per_second
 
 REPORT_SECONDS = 0.1
 IDLE_REPORT_SECONDS = 0.25
@@ -232,11 +232,11 @@ class Limits:
         processes = len(standing.members) if standing else 1
         bounds = []
         if self._rates.requests is not None:
-            bounds.append(self._quota.requests + self._rates.requests / 60)
+            bounds.append(self._quota.requests + per_second(self._rates.requests))
         if self._rates.tokens is not None:
             known = [estimate.tokens(0, 0) for estimate in self._estimates.values()]
             usual = max(1.0, *known, *(want.tokens for want in self._wants)) if known else 1.0
-            bounds.append((self._quota.tokens + self._rates.tokens / 60) / usual)
+            bounds.append((self._quota.tokens + per_second(self._rates.tokens)) / usual)
         return max(0, round(min(bounds) / max(1, processes)) - len(self._wants))
 
 

@@ -3,7 +3,7 @@
 All worker processes together see one `Pace`. They add up what they saw (`Counts`), and a few times a second one of them
 makes the next pace of it:
 
-- Nothing is held back until the first refusal; but before the first reply no more than 500 calls a second start, so
+- Nothing is held back until the first refusal; but before the first reply no more than 400 calls a second start, so
   that a provider that takes fewer can say so before it has them all.
 - A refusal shows the ceiling: what the provider took since the refusal before, for whoever calls up to its limit has,
   from one refusal to the next, been given exactly what it gives. The rate goes below it for a moment, so that calls of
@@ -24,24 +24,24 @@ from math import ceil
 
 from pydantic import BaseModel, ConfigDict
 
-#: Two decisions are at least this far apart.
+#: Two decisions are at least this far apart; but a refusal is answered at once, unless the last one just was.
 WINDOW_SECONDS = 0.25
 #: A rate on little evidence, and after a pause. No refusal lowers it to less than a part, nor below the least.
 START_RATE = 10.0
 MOST_LOWERED = 0.3
 LEAST_RATE = 0.05
 #: Before the first reply.
-COLD_RATE = 500.0
+COLD_RATE = 400.0
 #: A rate beyond this binds nobody.
 UNBOUND_RATE = 5_000.0
 #: What is taken of the measured capacity just after a refusal.
 BELOW_CAPACITY = 0.75
 #: Growth: back to the ceiling; past it after so many calls, as a share of it a second or in calls a second; doubling.
 RETURN_SECONDS = 1.0
-PROBE_AFTER_CALLS = 20
+PROBE_AFTER_CALLS = 25
 PROBE_SHARE, PROBE_CALLS, PROBE_MOST_SHARE = 0.06, 3.0, 0.3
 FAR = 2.0
-DOUBLING_SECONDS = 0.6
+DOUBLING_SECONDS = 0.8
 #: How fast means forget.
 GOODPUT_SECONDS = 1.0
 LATENCY_SECONDS = 2.0
@@ -152,7 +152,8 @@ class Share:
 
 def is_due(pace: Pace, counts: Counts, members: Sequence[Member], now: float) -> bool:
     """Whether there is something to decide."""
-    if now - pace.decided_at < WINDOW_SECONDS:
+    is_news = counts.refused > 0 and pace.accepted_seconds + counts.seconds >= WINDOW_SECONDS
+    if now - pace.decided_at < WINDOW_SECONDS and not is_news:
         return False
     wants_probe = pace.is_open and now >= pace.open_until and any(member.waiting for member in members)
     return wants_probe or counts != Counts(counts.seconds)

@@ -1,14 +1,16 @@
 """Limits that the user sets: calls and tokens a minute, as buckets that all processes take from. Pure.
 
-A bucket holds a hundredth of its minute, so that no minute sees much more than its limit. A call may go while there is
-anything in it, and what it takes beyond that is owed: a call larger than the bucket would else wait for ever. Tokens
-are taken by estimate and put right when the reply names them.
+A bucket is filled with 99 % of its limit and holds half a hundredth of it, so that no minute sees more than its limit,
+even where calls that were let go a little apart arrive together. A call may go while there is anything in it, and what
+it takes beyond that is owed: a call larger than the bucket would else wait for ever. Tokens are taken by estimate and
+put right when the reply names them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-DEPTH_SHARE = 0.01
+FILLED_SHARE = 0.99
+DEPTH_SHARE = 0.005
 #: Tokens have four bytes or so.
 BYTES_PER_TOKEN = 4
 #: How fast the means of what calls really took forget.
@@ -48,6 +50,10 @@ def depth(per_minute: int | None, least: float) -> float:
     return max(least, (per_minute or 0) * DEPTH_SHARE)
 
 
+def per_second(per_minute: int | None) -> float:
+    return (per_minute or 0) * FILLED_SHARE / 60
+
+
 def full(rates: Rates, now: float) -> Quota:
     return Quota(depth(rates.requests, 1.0), depth(rates.tokens, 0.0), now)
 
@@ -55,8 +61,8 @@ def full(rates: Rates, now: float) -> Quota:
 def granted(quota: Quota, rates: Rates, wants: Sequence[float], settled: float, now: float) -> Grant:
     """`wants` are the tokens of waiting calls, in their order; `settled` is what calls took beyond their estimates."""
     seconds = max(0.0, now - quota.at)
-    requests = _filled(quota.requests, rates.requests, depth(rates.requests, 1.0), seconds)
-    tokens = _filled(quota.tokens, rates.tokens, depth(rates.tokens, 0.0), seconds) - settled
+    requests = _filled(quota.requests, depth(rates.requests, 1.0), seconds * per_second(rates.requests))
+    tokens = _filled(quota.tokens, depth(rates.tokens, 0.0), seconds * per_second(rates.tokens)) - settled
     calls = 0
     for want in wants:
         if (rates.requests is not None and requests < 1.0) or (rates.tokens is not None and tokens <= 0.0):
@@ -65,9 +71,9 @@ def granted(quota: Quota, rates: Rates, wants: Sequence[float], settled: float, 
     return Grant(calls, Quota(requests, tokens, now))
 
 
-def _filled(balance: float, per_minute: int | None, most: float, seconds: float) -> float:
+def _filled(balance: float, most: float, more: float) -> float:
     """Time fills it to the brim; what was given back may stand above it."""
-    return max(balance, min(most, balance + seconds * (per_minute or 0) / 60))
+    return max(balance, min(most, balance + more))
 
 
 @dataclass(frozen=True, slots=True)
