@@ -13,6 +13,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import ceil
 
 import structlog
 
@@ -27,10 +28,10 @@ from shoal_worker.errors import (
     Throttled,
     WorkerError,
 )
-from shoal_worker.gate import PARKED_SECONDS, PATIENCE_SECONDS, Gate, Said, said_by
+from shoal_worker.gate import PARKED_MOST_SECONDS, PARKED_SECONDS, PATIENCE_SECONDS, Gate, Said, said_by
 from shoal_worker.pace import Counts, Pace, Share, is_due, next_pace, share_of
 from shoal_worker.ports import ChatModel, ChatReply, ChatRequest
-from shoal_worker.quota import Estimate, Quota, Rates, per_second
+from shoal_worker.quota import LEARNED_FROM_CALLS, Estimate, Quota, Rates, per_second
 
 REPORT_SECONDS = 0.1
 IDLE_REPORT_SECONDS = 0.25
@@ -89,6 +90,7 @@ class Limits:
         self._wants: deque[_Want] = deque()
         self._settled = 0.0
         self._quota: Quota | None = None
+        self._usual_tokens = 0.0
         self._estimates: defaultdict[str, Estimate] = defaultdict(Estimate)
         self.gate(model)
 
@@ -112,8 +114,10 @@ class Limits:
             return 0.0
         tokens = self._estimates[request.kind].tokens(prompt_bytes(request), request.prompt.max_completion_tokens)
         want = _Want(asyncio.get_running_loop().create_future(), tokens, self._now())
+        if not self._wants:
+            self._bell.set()
         self._wants.append(want)
-        self._bell.set()
+        self._usual_tokens += (tokens - self._usual_tokens) / LEARNED_FROM_CALLS
         try:
             await want.future
         except asyncio.CancelledError:
@@ -164,8 +168,9 @@ class Limits:
         self._bell.clear()
         try:
             await asyncio.gather(self._take_grants(), *(self._report(model) for model in list(self._gates)))
-        finally:
+        except Exception:
             self._open_unknown()
+            raise
         return LEAST_REPORT_SECONDS
 
     # --- the learned limits --------------------------------------------------------------------------------------
@@ -218,26 +223,29 @@ class Limits:
 
     def _give_up_late(self) -> None:
         late = self._now() - PATIENCE_SECONDS
+        rate = max(1e-3, self._calls_granted(Quota(0.0, 0.0, 0.0), 1.0))
         while self._wants and (self._wants[0].future.done() or self._wants[0].since < late):
             want = self._wants.popleft()
             if not want.future.done():
-                reason = "the calls or tokens a minute that are set are used up"
-                want.future.set_exception(Throttled(reason, PARKED_SECONDS))
+                seconds = min(PARKED_MOST_SECONDS, max(PARKED_SECONDS, len(self._wants) / rate))
+                want.future.set_exception(Throttled("the calls or tokens a minute that are set are used up", seconds))
 
     def _quota_room(self) -> int | None:
         """This process's part of what the set limits give in a second."""
         if self._quota is None:
             return None
+        return max(0, ceil(self._calls_granted(self._quota, 1.0)) - len(self._wants))
+
+    def _calls_granted(self, quota: Quota, seconds: float) -> float:
+        """How many usual calls of this process the buckets and so many seconds are good for."""
         standing = self._standings.get(self._model)
-        processes = len(standing.members) if standing else 1
         bounds = []
         if self._rates.requests is not None:
-            bounds.append(self._quota.requests + per_second(self._rates.requests))
+            bounds.append(quota.requests + seconds * per_second(self._rates.requests))
         if self._rates.tokens is not None:
-            known = [estimate.tokens(0, 0) for estimate in self._estimates.values()]
-            usual = max(1.0, *known, *(want.tokens for want in self._wants)) if known else 1.0
-            bounds.append((self._quota.tokens + per_second(self._rates.tokens)) / usual)
-        return max(0, round(min(bounds) / max(1, processes)) - len(self._wants))
+            tokens = quota.tokens + seconds * per_second(self._rates.tokens)
+            bounds.append(tokens / max(1.0, self._usual_tokens))
+        return min(bounds) / max(1, len(standing.members) if standing else 1)
 
 
 class LimitedModel:
