@@ -67,8 +67,9 @@ PROBE_AFTER_SECONDS, PROBE_AFTER_MOST_SECONDS = 1.0, 30.0
 class Counts:
     """What all processes saw since the last decision, which took `seconds`.
 
-    `refused` calls were begun under the present rate; `late` ones under an earlier, and say nothing new. `crowded` were
-    told that too much is in flight. `held` had to wait. `asked_seconds` and `latency_seconds` are sums.
+    `refused` calls were begun under the present rate; `late` ones under an earlier: they say nothing new, nor are they
+    among those that `started` since. `crowded` were told that too much is in flight. `held` had to wait.
+    `asked_seconds` and `latency_seconds` are sums.
     """
 
     seconds: float
@@ -87,7 +88,7 @@ class Counts:
 
     @property
     def accepted(self) -> float:
-        return max(0.0, self.started - self.refused - self.late - self.crowded)
+        return max(0.0, self.started - self.refused - self.crowded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +268,7 @@ def _capacity(pace: Pace) -> float:
 
 
 def _raised(pace: Pace, counts: Counts) -> Pace:
-    """Only what binds is raised, and only while replies come as fast as usual."""
+    """Only what binds is raised, and only while replies come, as fast as usual."""
     at_once = pace.at_once
     if at_once is not None and counts.held:
         at_once += counts.seconds * (1 + at_once * CROWDED_GROWTH_SHARE)
@@ -277,7 +278,7 @@ def _raised(pace: Pace, counts: Counts) -> Pace:
         unbound = pace.ceiling is None
         fresh = {"at_once": at_once, "accepted": 0.0, "accepted_seconds": 0.0}
         return pace.model_copy(update=fresh | ({"rate": None} if unbound else {}))
-    if pace.latency > SLOWER * pace.usual_latency:
+    if not pace.usual_latency or pace.latency > SLOWER * pace.usual_latency:
         return pace.model_copy(update={"at_once": at_once})
     rate = _grown(pace.rate, pace.ceiling, pace.accepted, counts.seconds)
     if rate > UNBOUND_RATE:
