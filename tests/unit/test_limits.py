@@ -102,6 +102,16 @@ def test_any_steady_capacity_is_used_and_seldom_overrun(capacity: float) -> None
     assert refused <= 60
 
 
+def test_a_storm_that_takes_no_call_at_all_is_over_soon() -> None:
+    pace, now = Pace(decided_at=NOW, usual_latency=0.3, latency=0.3), NOW
+    for _ in range(40):
+        now += 0.3
+        pace = next_pace(pace, Counts(0.3, 1, refused=1, held=9), BUSY, now)
+    assert (pace.rate or 0) < 1
+    _, taken, _, _ = played(pace, Provider(100.0), 40, now)
+    assert taken > 200
+
+
 def test_the_rate_does_not_grow_while_nobody_waits_or_replies_are_slow() -> None:
     pace = Pace(decided_at=NOW, rate=10.0, ceiling=10.0, accepted=25.0, latency=0.3, usual_latency=0.3)
     calm = Counts(0.3, 3, 3, latency_seconds=0.9)
@@ -189,7 +199,7 @@ def test_a_probe_that_succeeds_closes_it_and_calls_start_slowly() -> None:
     pace = failing(pace, NOW + 1.3, probe_succeeded=1)
     assert (pace.is_open, pace.rate) == (False, 10.0)
     for _ in range(12):
-        pace = failing(pace, NOW + 2, started=5, succeeded=5, held=9)
+        pace = failing(pace, NOW + 2, started=5, succeeded=5, held=9, latency_seconds=1.5)
     assert (pace.rate or 0) > 200
     assert failing(pace, NOW + 3, started=5, succeeded=5).rate is None
 

@@ -29,16 +29,17 @@ WINDOW_SECONDS = 0.25
 #: A rate on little evidence, and after a pause. No refusal lowers it to less than a part, nor below the least.
 START_RATE = 10.0
 MOST_LOWERED = 0.3
-LEAST_RATE = 0.05
+LEAST_RATE = 0.2
 #: Before the first reply.
 COLD_RATE = 400.0
 #: A rate beyond this binds nobody.
 UNBOUND_RATE = 5_000.0
 #: What is taken of the measured capacity just after a refusal.
 BELOW_CAPACITY = 0.75
-#: Growth: back to the ceiling; past it after so many calls, as a share of it a second or in calls a second; doubling.
+#: Growth: back to the ceiling; past it, after so many calls or seconds, by a share of it a second or by calls a second;
+#: doubling.
 RETURN_SECONDS = 1.0
-PROBE_AFTER_CALLS = 25
+PROBE_AFTER_CALLS, PROBE_AFTER_LONGEST_SECONDS = 25, 15.0
 PROBE_SHARE, PROBE_CALLS, PROBE_MOST_SHARE = 0.06, 3.0, 0.3
 FAR = 2.0
 DOUBLING_SECONDS = 0.8
@@ -88,7 +89,8 @@ class Counts:
 
     @property
     def accepted(self) -> float:
-        return max(0.0, self.started - self.refused - self.crowded)
+        """Less than 0 where calls that began earlier are refused now: the sum over several windows is right."""
+        return self.started - self.refused - self.crowded
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +215,7 @@ def _measured(pace: Pace, counts: Counts, now: float) -> Pace:
     seconds = max(counts.seconds, 1e-3)
     update: dict[str, float] = {
         "decided_at": now,
-        "goodput": _mean(pace.goodput, counts.accepted / seconds, seconds, GOODPUT_SECONDS),
+        "goodput": _mean(pace.goodput, max(0.0, counts.accepted) / seconds, seconds, GOODPUT_SECONDS),
         "failed": pace.failed * keep + counts.failed,
         "succeeded": pace.succeeded * keep + counts.succeeded,
         "failed_in_a_row": 0.0 if counts.succeeded else pace.failed_in_a_row + counts.failed,
@@ -242,12 +244,14 @@ def _lowered(pace: Pace, counts: Counts, now: float) -> Pace:
     if pace.rate is not None:
         rate = min(rate, pace.rate)
     asked_seconds = counts.asked_seconds / counts.refused
+    # A provider that has taken nothing at all shows no ceiling, but a storm that will pass.
+    is_known = pace.rate is not None and pace.accepted > 0
     mostly = counts.refused >= PAUSE_FROM_REFUSALS and counts.refused > counts.accepted
     pauses = mostly and asked_seconds >= PAUSE_FROM_SECONDS
     return pace.model_copy(
         update={
             "rate": rate,
-            "ceiling": None if pace.rate is None else max(rate, capacity),
+            "ceiling": max(rate, capacity) if is_known else None,
             "lowerings": pace.lowerings + 1,
             "accepted": 0.0,
             "accepted_seconds": 0.0,
@@ -264,7 +268,7 @@ def _capacity(pace: Pace) -> float:
     """
     if pace.rate is None or (pace.ceiling is not None and pace.rate > FAR * pace.ceiling):
         return pace.goodput
-    return pace.accepted / max(pace.accepted_seconds, 1e-3)
+    return max(0.0, pace.accepted) / max(pace.accepted_seconds, 1e-3)
 
 
 def _raised(pace: Pace, counts: Counts) -> Pace:
@@ -280,18 +284,21 @@ def _raised(pace: Pace, counts: Counts) -> Pace:
         return pace.model_copy(update=fresh | ({"rate": None} if unbound else {}))
     if not pace.usual_latency or pace.latency > SLOWER * pace.usual_latency:
         return pace.model_copy(update={"at_once": at_once})
-    rate = _grown(pace.rate, pace.ceiling, pace.accepted, counts.seconds)
+    rate = _grown(pace, pace.rate, counts.seconds)
     if rate > UNBOUND_RATE:
         return pace.model_copy(update={"at_once": at_once, "rate": None, "ceiling": None})
     return pace.model_copy(update={"at_once": at_once, "rate": rate})
 
 
-def _grown(rate: float, ceiling: float | None, accepted: float, seconds: float) -> float:
+def _grown(pace: Pace, rate: float, seconds: float) -> float:
+    ceiling = pace.ceiling
     if ceiling is None or rate > FAR * ceiling:
         return float(rate * 2.0 ** min(1.0, seconds / DOUBLING_SECONDS))
-    probe = max(PROBE_SHARE * ceiling, min(PROBE_CALLS, PROBE_MOST_SHARE * ceiling))
     back = max(0.0, ceiling - rate) * min(1.0, seconds / RETURN_SECONDS)
-    return rate + back + (probe * min(1.0, seconds) if accepted >= PROBE_AFTER_CALLS else 0.0)
+    if pace.accepted < PROBE_AFTER_CALLS and pace.accepted_seconds < PROBE_AFTER_LONGEST_SECONDS:
+        return rate + back
+    probe = max(PROBE_SHARE * ceiling, min(PROBE_CALLS, PROBE_MOST_SHARE * ceiling))
+    return rate + back + probe * min(1.0, seconds)
 
 
 def _started_low(pace: Pace) -> Pace:
