@@ -9,7 +9,7 @@ makes the next pace of it:
   from one refusal to the next, been given exactly what it gives. The rate goes below it for a moment, so that calls of
   several processes that happen to meet find room again.
 - Where calls had to wait, the rate grows: to the last ceiling within a second or so, slowly beyond it, and by doubling
-  where it is far beyond it or none is known.
+  where the provider has taken clearly more than the ceiling gives, or none is known.
 - Calls at once are bound by Little's law, with room for twice the usual latency: a provider that slows down is called
   less before it refuses.
 - A provider that fails is left alone: the breaker opens, one call probes after a pause that doubles, and its success
@@ -39,9 +39,10 @@ BELOW_CAPACITY = 0.75
 #: Growth: back to the ceiling; past it, after so many calls or seconds, by a share of it a second or by calls a second;
 #: doubling.
 RETURN_SECONDS = 1.0
-PROBE_AFTER_CALLS, PROBE_AFTER_LONGEST_SECONDS = 25, 15.0
+PROBE_AFTER_CALLS, PROBE_AFTER_LONGEST_SECONDS = 20, 15.0
 PROBE_SHARE, PROBE_CALLS, PROBE_MOST_SHARE = 0.06, 3.0, 0.3
-FAR = 2.0
+#: A provider that has taken so much more than the ceiling gives has another one.
+OUTGROWN_SECONDS, OUTGROWN_CALLS = 0.5, 2.0
 DOUBLING_SECONDS = 0.8
 #: How fast means forget.
 GOODPUT_SECONDS = 1.0
@@ -263,10 +264,10 @@ def _lowered(pace: Pace, counts: Counts, now: float) -> Pace:
 def _capacity(pace: Pace) -> float:
     """What the provider took since the last refusal.
 
-    What it took in about the last second, where there was none, or the rate has grown so much since that the provider
-    must have changed in between. The first time that is no ceiling yet: it may have taken a burst.
+    What it took in about the last second, where there was none, or it has taken so much since that it must have changed
+    in between. The first time that is no ceiling yet: it may have taken a burst.
     """
-    if pace.rate is None or (pace.ceiling is not None and pace.rate > FAR * pace.ceiling):
+    if pace.rate is None or _is_outgrown(pace):
         return pace.goodput
     return max(0.0, pace.accepted) / max(pace.accepted_seconds, 1e-3)
 
@@ -290,9 +291,16 @@ def _raised(pace: Pace, counts: Counts) -> Pace:
     return pace.model_copy(update={"at_once": at_once, "rate": rate})
 
 
+def _is_outgrown(pace: Pace) -> bool:
+    """Whether the ceiling is disproved."""
+    if pace.ceiling is None:
+        return False
+    return pace.accepted > pace.ceiling * (pace.accepted_seconds + OUTGROWN_SECONDS) + OUTGROWN_CALLS
+
+
 def _grown(pace: Pace, rate: float, seconds: float) -> float:
     ceiling = pace.ceiling
-    if ceiling is None or rate > FAR * ceiling:
+    if ceiling is None or _is_outgrown(pace):
         return float(rate * 2.0 ** min(1.0, seconds / DOUBLING_SECONDS))
     back = max(0.0, ceiling - rate) * min(1.0, seconds / RETURN_SECONDS)
     if pace.accepted < PROBE_AFTER_CALLS and pace.accepted_seconds < PROBE_AFTER_LONGEST_SECONDS:
