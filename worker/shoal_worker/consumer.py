@@ -5,10 +5,19 @@ import uuid
 from typing import Any
 
 from celery.worker.consumer import Consumer as CeleryConsumer
+from celery.worker.control import control_command
 from redis.exceptions import RedisError
 
 from shoal_worker.process import process
 from shoal_worker.transport import Channel
+
+
+@control_command(args=[("job_id", str)])
+def shoal_cancel(state: Any, job_id: str) -> dict[str, str]:
+    """Remote control: end a job that runs in a message of many. `revoke` knows messages only."""
+    state.consumer.pool.thread.loop.call_soon_threadsafe(lambda: process().packs.cancel(job_id))
+    return {"ok": job_id}
+
 
 #: A store that is away holds the consumer up for this long at most; then the message stays unacknowledged.
 BURY_SECONDS = 30.0
@@ -21,6 +30,13 @@ class Consumer(CeleryConsumer):
         """Without Celery's delayed queues in RabbitMQ: what waits for its time waits in our outbox."""
 
         default_steps = tuple(step for step in CeleryConsumer.Blueprint.default_steps if "delayed_delivery" not in step)
+
+    def create_task_handler(self, *args: Any, **options: Any) -> Any:
+        """Called at the start of each connection: its channel learns what the pool has use for."""
+        channel = getattr(self.task_consumer, "channel", None)
+        if isinstance(channel, Channel):
+            channel.room_of = self.pool.slots.room
+        return super().create_task_handler(*args, **options)
 
     def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002 Celery's signature
         self._bury(message, "the message names no task")

@@ -24,10 +24,12 @@ from shoal.redis_url import open_client
 from shoal.signing import Signer
 from shoal_worker.calls import CountedModel, clear_doubts
 from shoal_worker.openrouter import Gateway, OpenRouter
+from shoal_worker.packs import Packs, job_ids
 from shoal_worker.ports import JobStore
 from shoal_worker.replies import Prices
 from shoal_worker.runner import Limits, Runner, runner_for
 from shoal_worker.settings import WorkerSettings
+from shoal_worker.slots import Slots
 from shoal_worker.stores.postgres import PostgresStore
 from shoal_worker.stores.redis import RedisStore
 
@@ -43,7 +45,7 @@ log = structlog.get_logger()
 class Process:
     """The runner of this process and its upkeep: leases renewed, unreadable items buried, the outbox published."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, slots: Slots) -> None:
         signer = Signer.of(settings.signing_keys)
         queue_url = settings.queue.get_secret_value()
         self._queue = None if is_amqp(queue_url) else redis_client(queue_url)
@@ -56,6 +58,7 @@ class Process:
         limits = Limits(settings.model, settings.model_deadline_seconds, settings.job_time_limit_seconds)
         name = f"{os.getpid()}@{socket.gethostname()}/{uuid.uuid4().hex[:8]}"
         self.runner: Runner = runner_for(name, self.store, self.model, limits, signer)
+        self.packs = Packs(self.runner, slots)
         self._renew_every_seconds = settings.lease_seconds / 3
         self._dead_letter_ttl_seconds = settings.dead_letter_ttl_seconds
         duties = [self._renew_leases, self._forget_old, self._clear_doubts]
@@ -67,6 +70,11 @@ class Process:
         """A dead letter for a message that Celery cannot make a task of."""
         await self.runner.bury_unreadable(job_id, reason, raw)
         log.warning("unreadable_message", dead_letter=job_id, reason=reason)
+
+    async def revoked(self, task_id: str, name: str, jobs: Any) -> None:
+        """Celery's remote control ended a message: whoever waits for its jobs is told."""
+        ids = job_ids(jobs) if name == wire.PACK_TASK else [task_id]
+        await asyncio.gather(*map(self.runner.cancelled, ids))
 
     async def aclose(self) -> None:
         for task in self._upkeep:
@@ -161,8 +169,8 @@ def process() -> Process:
     return _current[0]
 
 
-async def open_process(settings: WorkerSettings) -> None:
-    _current[:] = [Process(settings)]
+async def open_process(settings: WorkerSettings, slots: Slots) -> None:
+    _current[:] = [Process(settings, slots)]
 
 
 async def close_process() -> None:
