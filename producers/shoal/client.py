@@ -166,7 +166,7 @@ class AsyncShoal:
     async def enqueue_many(self, jobs: Iterable[Args[R]], **options: Unpack[Options]) -> "list[AsyncJob[R]]":
         """Queue many jobs in the bulk lane, some dozens to a message; in the interactive one, if so told, one by one.
 
-        In all else each is as if it had been enqueued alone; they come back in the order of `jobs`. Raises as `enqueue`;
+        In all else each is as if it had been enqueued alone. Given back in the order of `jobs`. Raises as `enqueue`;
         what was queued by then stays.
         """
         if "idempotency_key" in options:
@@ -404,7 +404,7 @@ class Shoal:
     def enqueue_many(self, jobs: Iterable[Args[R]], **options: Unpack[Options]) -> "list[Job[R]]":
         """Queue many jobs in the bulk lane, some dozens to a message; in the interactive one, if so told, one by one.
 
-        In all else each is as if it had been enqueued alone; they come back in the order of `jobs`. Raises as `enqueue`;
+        In all else each is as if it had been enqueued alone. Given back in the order of `jobs`. Raises as `enqueue`;
         what was queued by then stays.
         """
         queued: list[Job[R]] = []
