@@ -54,7 +54,7 @@ class Publisher(Protocol):
     async def publish(self, messages: Sequence[Message]) -> None: ...
 
     def packed(self, jobs: Sequence[JobMessage], signer: Signer | None) -> list[str]:
-        """Jobs of one lane and tenant as messages: one, where workers count jobs and not messages."""
+        """Jobs of one lane and tenant as messages: many in one, where workers count jobs and not messages."""
         ...
 
     async def aclose(self) -> None: ...
@@ -79,7 +79,9 @@ class RedisPublisher:
             raise QueueUnavailable(f"the queue did not take the job: {type(error).__name__}") from error
 
     def packed(self, jobs: Sequence[JobMessage], signer: Signer | None) -> list[str]:
-        return [wire.pack(jobs, signer)] if jobs else []
+        if len(jobs) > 1 and jobs[0].lane == "bulk":
+            return [wire.pack(jobs, signer)]
+        return [wire.message(job, signer) for job in jobs]
 
     async def aclose(self) -> None:
         await self._client.aclose()
