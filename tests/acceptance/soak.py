@@ -33,9 +33,8 @@ WINDOW = 500
 #: What a fault may leave behind until the last job has its answer, and what a fresh job may take.
 SETTLE_SECONDS = 60.0
 RSS_EVERY_SECONDS = 2.0
-#: After a pause some jobs are due: one goes alone, and so many others in one message.
+#: Every so often so many jobs go in one message, as many as have gone alone since the last time.
 PACK = 5
-PAUSE_SECONDS = 0.1
 IDS_AT_ONCE = 1_000
 #: Flat: the last third holds at most this share more than the second. The first is for warming up.
 GROWTH_ALLOWED = 0.10
@@ -115,10 +114,10 @@ class Soak:
             while producer.sent < due and len(watch.jobs) < WINDOW:
                 producer.enqueue(producer.sent)
                 producer.sent += 1
-                if due - producer.sent >= PACK:
+                if producer.sent % (2 * PACK) == 0:
                     producer.enqueue_many(range(producer.sent, producer.sent + PACK))
                     producer.sent += PACK
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(0.01)
 
     def sample(self) -> None:
         spared = psutil.Process(self.cell.workers[-1].process.pid)
