@@ -21,6 +21,8 @@ def shoal_cancel(state: Any, job_id: str) -> dict[str, str]:
 
 #: A store that is away holds the consumer up for this long at most; then the message stays unacknowledged.
 BURY_SECONDS = 30.0
+#: How late those who watch may hear what became of a task.
+EVENTS_SECONDS = 0.25
 
 
 class Consumer(CeleryConsumer):
@@ -30,6 +32,18 @@ class Consumer(CeleryConsumer):
         """Without Celery's delayed queues in RabbitMQ: what waits for its time waits in our outbox."""
 
         default_steps = tuple(step for step in CeleryConsumer.Blueprint.default_steps if "delayed_delivery" not in step)
+
+    _events_are_due = False
+
+    def on_send_event_buffered(self) -> None:
+        """Celery publishes what it has after every turn of its loop, and waits for the server each time."""
+        if self.hub and not self._events_are_due:
+            self._events_are_due = True
+            self.hub.call_later(EVENTS_SECONDS, self._flush_events)
+
+    def _flush_events(self) -> None:
+        self._events_are_due = False
+        super()._flush_events()
 
     def create_task_handler(self, *args: Any, **options: Any) -> Any:
         """Called at the start of each connection: its channel learns what the pool has use for."""

@@ -83,8 +83,11 @@ class Packs:
 
     async def _run(self, job_id: str, raw: Any, signature: object, load: Load, end: PackEnd) -> None:
         try:
-            async with self._slots.place(load):
+            await self._slots.take(load)
+            try:
                 end.count(await self._runner.run(job_id, raw, signature))
+            finally:
+                self._slots.release()
         except SlotsClosedError:
             end.words["put_back"] += 1
         except asyncio.CancelledError:

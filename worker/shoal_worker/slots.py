@@ -8,8 +8,8 @@ for, so that no worker holds much more than it will soon run.
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import count
@@ -172,29 +172,26 @@ class Slots:
         load.ended += jobs
         self.lanes[load.lane].ended += jobs
 
-    @asynccontextmanager
-    async def place(self, load: Load) -> AsyncIterator[None]:
-        """A place for one job of a load. Raises `SlotsClosedError`."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def take(self, load: Load) -> None:
+        """Wait for a place for one job of a load; `release` it afterwards. Raises `SlotsClosedError`."""
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
         def begin(is_given: bool) -> None:
             if not future.done():
-                future.set_result(None) if is_given else future.set_exception(SlotsClosedError())
+                future.set_result(is_given)
             elif is_given:
                 # Who asked is gone. Not at once: this is called from within `serve`.
                 asyncio.get_running_loop().call_soon(self.release)
 
         self.request(load, begin)
         try:
-            await future
+            is_given = await future
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled() and future.exception() is None:
+            if future.done() and not future.cancelled() and future.result():
                 self.release()
             raise
-        try:
-            yield
-        finally:
-            self.release()
+        if not is_given:
+            raise SlotsClosedError
 
     def close(self) -> None:
         """Nobody gets a place any more; who waits is told."""
