@@ -20,7 +20,7 @@ from shoal.dead_cli import dead
 from shoal.errors import InvalidJob, JobFailed, ShoalError
 from shoal.jobs import KINDS, Args, Outcome
 
-WORKER_COMMANDS = ("up", "worker", "sandbox", "migrate", "recover")
+WORKER_COMMANDS = ("up", "worker", "sandbox", "migrate", "recover", "metrics")
 
 
 class Commands(click.Group):

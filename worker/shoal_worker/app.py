@@ -33,6 +33,7 @@ def make_app(settings: WorkerSettings) -> Celery:
         accept_content=["json"],
         worker_pool="shoal_worker.pool:TaskPool",
         worker_consumer="shoal_worker.consumer:Consumer",
+        worker_autoscaler="shoal_worker.autoscale:Autoscaler",
         worker_concurrency=settings.concurrency,
         worker_prefetch_multiplier=2,
         worker_enable_prefetch_count_reduction=False,

@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 
 from shoal import wire
 from shoal.client import job_book
+from shoal.fleet import Fleet, FleetView, WorkerReport
 from shoal.postgres import Database
 from shoal.publisher import is_amqp
 from shoal.redis_url import open_client
@@ -38,6 +39,8 @@ UPKEEP_SECONDS = 1.0
 OUTBOX_SECONDS = 0.2
 PAUSE_SECONDS = 0.05
 RETENTION_SECONDS = 60.0
+#: How much of the estimate of a slot's throughput the newest second is.
+CAPACITY_SHARE = 0.3
 
 log = structlog.get_logger()
 
@@ -59,11 +62,17 @@ class Process:
         name = f"{os.getpid()}@{socket.gethostname()}/{uuid.uuid4().hex[:8]}"
         self.runner: Runner = runner_for(name, self.store, self.model, limits, signer)
         self.packs = Packs(self.runner, slots)
+        self._slots = slots
+        self._fleet = Fleet(self._queue) if self._queue else None
+        self._throughput = Throughput(time.monotonic(), slots)
+        #: How all workers stood a second ago; read on the consumer's thread too.
+        self.fleet_view: FleetView | None = None
         self._renew_every_seconds = settings.lease_seconds / 3
         self._dead_letter_ttl_seconds = settings.dead_letter_ttl_seconds
         duties = [self._renew_leases, self._forget_old, self._clear_doubts]
         duties += [self._bury_undecodable] if self._queue else []
         duties += [self._publish_due] if self._outbox else []
+        duties += [self._tell_and_look] if self._fleet else []
         self._upkeep = [asyncio.create_task(self._repeat(duty)) for duty in duties]
 
     async def bury(self, job_id: str, reason: str, raw: str) -> None:
@@ -113,6 +122,20 @@ class Process:
         assert self._outbox is not None
         return 0.0 if await self._outbox.publish_due() else OUTBOX_SECONDS
 
+    async def _tell_and_look(self) -> float:
+        assert self._fleet is not None
+        done_per_second, capacity_per_second = self._throughput.measure(time.monotonic())
+        report = WorkerReport(
+            name=self.runner.name,
+            slots=self._slots.limit,
+            running=self._slots.running,
+            held=self._slots.held,
+            done_per_second=done_per_second,
+            capacity_per_second=capacity_per_second,
+        )
+        self.fleet_view = await self._fleet.look(report)
+        return UPKEEP_SECONDS
+
     async def _clear_doubts(self) -> float:
         await clear_doubts(self.store.calls, self._generations)
         return UPKEEP_SECONDS
@@ -161,12 +184,39 @@ def gateway_of(settings: WorkerSettings) -> Gateway:
     )
 
 
+class Throughput:
+    """Jobs a second, and how many there would be with all slots in use; until something has ended, one a slot."""
+
+    def __init__(self, now: float, slots: Slots) -> None:
+        self._slots = slots
+        self._at = now
+        self._ended = self._count()
+        self._per_slot = 1.0
+
+    def _count(self) -> int:
+        return sum(lane.ended for lane in self._slots.lanes.values())
+
+    def measure(self, now: float) -> tuple[float, float]:
+        """Since the last time."""
+        ended, seconds = self._count(), max(1e-6, now - self._at)
+        per_second = (ended - self._ended) / seconds
+        self._at, self._ended = now, ended
+        if per_second and self._slots.running:
+            self._per_slot += (per_second / self._slots.running - self._per_slot) * CAPACITY_SHARE
+        return per_second, self._per_slot * self._slots.limit
+
+
 _current: list[Process] = []
 
 
 def process() -> Process:
     """The one of this process. Called on the loop's thread only."""
     return _current[0]
+
+
+def process_if_open() -> Process | None:
+    """For other threads: the same, while there is one."""
+    return next(iter(_current), None)
 
 
 async def open_process(settings: WorkerSettings, slots: Slots) -> None:

@@ -123,6 +123,11 @@ class Slots:
         self._begun = 0
         self._is_closed = False
 
+    @property
+    def held(self) -> int:
+        """Jobs that are here and have not ended, in both lanes."""
+        return sum(lane.held for lane in self.lanes.values())
+
     # --- the consumer's thread ------------------------------------------------------------------------------------
 
     def announce(self, load: Load) -> None:
