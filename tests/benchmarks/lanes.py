@@ -1,4 +1,4 @@
-"""What others' work costs whoever waits: an interactive job beside 100,000 bulk ones, a small tenant beside a large one.
+"""What others cost whoever waits: an interactive job beside 100,000 bulk ones, a small tenant beside a large one.
 
 `PYTHONPATH=tests python tests/benchmarks/lanes.py` fails when an interactive job takes more than twice as long as on an
 idle system, or when the small tenant's jobs wait more than two service times before their own.
