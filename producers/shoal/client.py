@@ -114,14 +114,15 @@ def message_of(args: Args[Any], options: Options, settings: ProducerSettings, no
         raise InvalidJob("fresh=True and idempotency_key exclude each other: leave one out")
     if own_key is not None and (not 1 <= len(own_key) <= 200 or "\0" in own_key):
         raise InvalidJob("idempotency_key must have 1 to 200 characters, NUL not among them")
-    work = keys.fingerprint(args, model=options.get("model"))
+    values = args.model_dump(mode="json")
+    work = keys.fingerprint_of(args.kind, values, options.get("model"))
     key = keys.job_key(settings.tenant, f"fresh:{uuid.uuid4()}" if fresh else own_key, work)
     return JobMessage(
         id=keys.job_id(key),
         key=key,
         fingerprint=work,
         kind=args.kind,
-        args=args.model_dump(mode="json"),
+        args=values,
         model=options.get("model"),
         tenant=settings.tenant,
         lane=lane_of(options),
