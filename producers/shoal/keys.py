@@ -6,7 +6,6 @@ from typing import Any
 
 from shoal.jobs import CONTRACT_VERSION, Args
 
-
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
