@@ -129,22 +129,17 @@ class Source:
 
     def _table_rows(self, file: BinaryIO) -> Iterator[tuple[int, Row | str]]:
         # What is no UTF-8 is kept as surrogates, which no argument may hold: the line fails and the others go on.
-        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        reader = csv_reader(text, DELIMITERS[self.form.name])
-        header: list[str] = next(reader, [])
-        self._needed(header)
-        while True:
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield reader.line_num, f"no row: {error}"
-                continue
-            if len(cells) > len(header):
-                yield reader.line_num, f"no row: {len(cells)} cells under {len(header)} columns"
-            elif cells:
-                yield reader.line_num, dict(zip(header, cells, strict=False))
+        with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+            reader = csv_reader(text, DELIMITERS[self.form.name])
+            header: list[str] = next(reader, [])
+            self._needed(header)
+            for number, cells in _table_rows(reader):
+                if isinstance(cells, str):
+                    yield number, f"no row: {cells}"
+                elif len(cells) > len(header):
+                    yield number, f"no row: {len(cells)} cells under {len(header)} columns"
+                elif cells:
+                    yield number, dict(zip(header, cells, strict=False))
 
     def _needed(self, columns: Iterable[str]) -> list[str]:
         """The columns to read of those that are there. Raises `InvalidJob`."""
@@ -166,6 +161,18 @@ def csv_reader(lines: Iterable[str], delimiter: str) -> Any:
     """The standard library's reader, with room for our texts. What it gives has no name there."""
     csv.field_size_limit(MAX_CELL_CHARS)
     return csv.reader(lines, delimiter=delimiter)
+
+
+def _table_rows(reader: Any) -> Iterator[tuple[int, list[str] | str]]:
+    """Each row's cells, or what is wrong with it; the reader goes on behind a fault."""
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            cells = str(error)
+        yield reader.line_num, cells
 
 
 def _json_rows(file: BinaryIO) -> Iterator[tuple[int, Row | str]]:
