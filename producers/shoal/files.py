@@ -9,6 +9,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
 
@@ -36,7 +37,10 @@ class Form(NamedTuple):
 
 
 def form_of(path: Path, named: str | None, option: str) -> Form:
-    """A file's form by its suffix, unless it is named by `option`. Raises `InvalidJob`."""
+    """A file's form by its suffix, unless it is named by `option`.
+
+    Raises `InvalidJob`, and `SettingsError` where the form needs what is not installed.
+    """
     gzipped = path.suffix.lower() == ".gz"
     suffix = Path(path.stem).suffix if gzipped else path.suffix
     name = named or SUFFIXES.get(suffix.lower())
@@ -44,6 +48,8 @@ def form_of(path: Path, named: str | None, option: str) -> Form:
         raise InvalidJob(f"{path.name}: the suffix says no format: let it be {', '.join(SUFFIXES)}, or give {option}")
     if gzipped and name == "parquet":
         raise InvalidJob(f"{path.name}: Parquet is compressed by itself: leave .gz out")
+    if name == "parquet":
+        import_module("shoal.parquet")
     return Form(name, gzipped)
 
 
@@ -74,14 +80,18 @@ class Source:
 
     @property
     def name(self) -> str:
-        return self.path.name if self.rereadable else "standard input"
+        return "standard input" if self.path == STANDARD_INPUT else self.path.name
 
     @property
     def rereadable(self) -> bool:
-        return self.path != STANDARD_INPUT
+        """Not so standard input and pipes: what was read of them is gone."""
+        return self.path.is_file()
 
     def measure(self) -> Measure | None:
-        """What the file is known by, in one quick pass over its bytes; None for standard input. Raises `InvalidJob`."""
+        """What the file is known by, in one quick pass over its bytes; None if it can be read once only.
+
+        Raises `InvalidJob`.
+        """
         if not self.rereadable:
             return None
         digest, lines, last = hashlib.sha256(), 0, b"\n"

@@ -25,7 +25,7 @@ _START_ANEW = "name another output, or begin anew with --restart"
 
 
 class Claim(NamedTuple):
-    """Whose answers an output holds. `input_sha256` is None for standard input, which cannot be read again."""
+    """Whose answers an output holds. `input_sha256` is None for what can be read once only."""
 
     input_sha256: str | None
     asked_sha256: str
@@ -176,7 +176,7 @@ def difference(claim: Claim, found: Claim | None) -> str | None:
     if found is None:
         return "is there already, and not as the output of a `shoal submit`"
     if claim.input_sha256 is None:
-        return "has rows already, and standard input does not begin where it was left"
+        return "has rows already, and the input can be read once only, so that nobody knows where it was left"
     if claim.input_sha256 != found.input_sha256:
         return "has the answers of another input, or of this one as it was before a change"
     if claim.asked_sha256 != found.asked_sha256:

@@ -124,11 +124,11 @@ def _run(submission: Submission, name: str, measure: Measure | None, given: dict
     before = journal.answered.rows
     try:
         with Shoal() as client, _bar(name, given["output"]) as progress:
-            submission.moved = Drawing(submission, progress, measure.lines if measure else None)
+            drawing = submission.moved = Drawing(submission, progress, measure.lines if measure else None)
             submission.run(client, window=given["window"], fresh=given["fresh"])
-            submission.moved.draw()
+            drawing.draw()
     except BaseException:
-        if given["output"]:
+        if given["output"] and measure:
             click.echo(f"{journal.answered.rows:,} rows are written; the same command goes on from there", err=True)
         raise
     rows, seconds = journal.answered.rows, time.monotonic() - began_at
