@@ -79,14 +79,14 @@ class Output:
         """
         with self._beside("state").open("a+b") as state:
             self._lock(state)
+            found = _got(state)
+            self._check(claim, found, restart=restart)
             if restart:
                 self.path.unlink(missing_ok=True)
                 self.journal.unlink(missing_ok=True)
-            if fault := self._fault(claim, state):
-                if _got(state) is None:
-                    self._beside("state").unlink()
-                raise InvalidJob(f"{self.path.name} {fault}: {_START_ANEW}")
-            _put(state, claim)
+                _sync_folder(self.path)
+            if found != claim:
+                _put(state, claim)
             self._unpack()
             file, answered = self._continued(retry_failed=retry_failed)
             with file:
@@ -102,9 +102,20 @@ class Output:
         except BlockingIOError:
             raise InvalidJob(f"another `shoal submit` is writing {self.path.name}: wait for it or stop it") from None
 
-    def _fault(self, claim: Claim, state: BinaryIO) -> str | None:
-        there = [path for path in (self.path, self.journal) if path.exists() and path.stat().st_size]
-        return difference(claim, _got(state)) if there else None
+    def _check(self, claim: Claim, found: Claim | None, *, restart: bool) -> None:
+        """Raise `InvalidJob` if there are rows that are not to be added to. What is not ours is never thrown away."""
+        if not any(path.exists() and self._has_rows(path) for path in (self.path, self.journal)):
+            return
+        if found is None:
+            self._beside("state").unlink()
+            raise InvalidJob(f"{self.path.name} is there, and no output of `shoal submit`: name another, or remove it")
+        if not restart and (fault := difference(claim, found)):
+            raise InvalidJob(f"{self.path.name} {fault}: {_START_ANEW}")
+
+    def _has_rows(self, path: Path) -> bool:
+        """Whether there is more than a header, or the beginning of one."""
+        header = self.layout.rows.header
+        return path.stat().st_size > len(header) or not header.startswith(path.read_bytes())
 
     def _unpack(self) -> None:
         """Make the rows of a finished output a journal again."""
@@ -171,10 +182,8 @@ def terminal(layout: Layout) -> Journal:
     return Journal(sys.stdout.buffer, layout, Answered())
 
 
-def difference(claim: Claim, found: Claim | None) -> str | None:
+def difference(claim: Claim, found: Claim) -> str | None:
     """Why rows that are there cannot be gone on with; None if they can."""
-    if found is None:
-        return "is there already, and not as the output of a `shoal submit`"
     if claim.input_sha256 is None:
         return "has rows already, and the input can be read once only, so that nobody knows where it was left"
     if claim.input_sha256 != found.input_sha256:

@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from hashlib import sha256
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ _SUFFIXES = "By its suffix: .csv, .tsv, .jsonl (each also .gz) or .parquet."
 @click.option("--format", "output_format", type=click.Choice(OUTPUT_FORMATS), help=f"What to write. {_SUFFIXES}")
 @click.option("--ordered", is_flag=True, help="Write answers in the order of the lines, not as they come.")
 @click.option("--window", type=click.IntRange(min=1), default=MAP_WINDOW, show_default=True, help="Jobs in flight.")
-@click.option("--restart", is_flag=True, help="Throw the output's rows away and begin anew.")
+@click.option("--restart", is_flag=True, help="Throw a former run's output away and begin anew.")
 @click.option("--retry-failed", is_flag=True, help="Ask the lines of the output that failed again.")
 def submit(kind: str, file: Path | None, **given: Any) -> None:
     """Enqueue one job, or one for each line of FILE, and write the answers.
@@ -88,11 +89,12 @@ def _submit_file(kind: str, file: Path, common: Row, given: dict[str, Any]) -> i
     """Answer every line that has no row yet; how many rows of all tell of a failure."""
     default = "jsonl" if file == STANDARD_INPUT else None
     source = Source(file, form_of(file, given["input_format"] or default, "--input-format"), given["text"])
-    measure = source.measure()
+    measure, lines = source.measure(), source.lines()
+    first = list(islice(lines, 1))  # a table without the column is refused before there is an output
     try:
         with _journal(kind, common, measure, given) as journal:
             order = InOrder(HELD_WINDOWS * given["window"]) if given["ordered"] else None
-            submission = Submission(kind, common, source.lines(), journal, order)
+            submission = Submission(kind, common, chain(first, lines), journal, order)
             _run(submission, source.name, measure, given)
     except OSError as error:
         if isinstance(error, ShoalError):

@@ -150,10 +150,10 @@ MISTAKES: list[tuple[str, str]] = [
     ("in.csv --labels a,b -o out.csv", "out.csv has answers to other arguments"),
     ("other.csv -o out.csv", "out.csv has the answers of another input"),
     ("- -o out.csv", "out.csv has rows already, and the input can be read once only"),
-    ("in.csv -o theirs.jsonl", "theirs.jsonl is there already"),
+    ("in.csv -o theirs.jsonl --restart", "theirs.jsonl is there, and no output of `shoal submit`"),
     ("in.csv -o out.txt", "out.txt: the suffix says no format"),
     ("in.csv -o no/where.csv", "where.csv.state: No such file"),
-    ("in.csv --text nothing", "in.csv: no column 'nothing'; there are: text"),
+    ("in.csv --text nothing -o new.csv", "in.csv: no column 'nothing'; there are: text"),
     ("in.csv --format parquet", "need --output"),
     ("in.csv -o out.csv --ordered --retry-failed", "cannot keep --ordered"),
     ("in.parquet", "not a Parquet file"),
@@ -173,6 +173,7 @@ def test_a_mistake_is_one_clear_line_and_harms_no_output(workers: Workers, tmp_p
         assert said in done.stderr
         assert "Traceback" not in done.stderr
         assert (tmp_path / "out.csv").read_bytes() == before
+    assert not (tmp_path / "new.csv").exists()
 
 
 @pytest.mark.parametrize("words", ["in.parquet", "in.csv -o out.parquet"])

@@ -206,26 +206,34 @@ def test_restart_throws_away_what_is_there(tmp_path: Path) -> None:
     ("claim", "found", "said"),
     [
         (CLAIM, CLAIM, None),
-        (CLAIM, None, "not as the output of a `shoal submit`"),
         (CLAIM._replace(input_sha256=None), CLAIM._replace(input_sha256=None), "the input can be read once only"),
         (CLAIM, CLAIM._replace(input_sha256="other"), "another input, or of this one as it was before"),
         (CLAIM, CLAIM._replace(asked_sha256="other"), "other arguments"),
         (CLAIM, CLAIM._replace(ordered=True), "with --ordered"),
     ],
 )
-def test_rows_of_something_else_are_not_gone_on_with(claim: Claim, found: Claim | None, said: str | None) -> None:
+def test_rows_of_something_else_are_not_gone_on_with(claim: Claim, found: Claim, said: str | None) -> None:
     fault = difference(claim, found)
     assert fault == said or (said is not None and fault is not None and said in fault)
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.parquet"])
-def test_a_file_of_somebody_else_is_refused_and_left_alone(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_file_of_somebody_else_is_refused_and_left_alone(name: str, restart: bool, tmp_path: Path) -> None:
     output = an_output(tmp_path, name)
-    output.path.write_text("theirs\n")
-    with pytest.raises(InvalidJob, match=rf"{name} is there already.*--restart"):
-        write(output, {})
-    assert output.path.read_text() == "theirs\n"
+    theirs = "theirs"
+    output.path.write_text(theirs)
+    with pytest.raises(InvalidJob, match=rf"{name} is there, and no output of"):
+        write(output, {}, restart=restart)
+    assert output.path.read_text() == theirs
     assert list(tmp_path.iterdir()) == [output.path]
+
+
+def test_an_output_without_a_row_belongs_to_nobody(tmp_path: Path) -> None:
+    output = an_output(tmp_path, "out.csv")
+    write(output, {}, stop=True)
+    with output.opened(CLAIM._replace(asked_sha256="other"), restart=False, retry_failed=False) as journal:
+        assert journal.answered.rows == 0
 
 
 def test_a_table_of_other_columns_is_refused(tmp_path: Path) -> None:
