@@ -64,7 +64,7 @@ class TableRows:
     def __init__(self, columns: list[str], delimiter: str) -> None:
         self._columns = columns
         self._delimiter = delimiter
-        self._writer = csv.writer(_Echo(), delimiter=delimiter, lineterminator="\n")
+        self._writer = csv.writer(_Echo(), delimiter=delimiter)
         self.header = self._record(columns)
 
     def encoded(self, row: Row) -> bytes:
@@ -89,8 +89,9 @@ class TableRows:
                 pieces.clear()
 
     def _record(self, cells: list[Any]) -> bytes:
-        text: str = self._writer.writerow(cells)  # what `write` gives back
-        return text.encode(errors="backslashreplace")
+        # Rows of the writer's own end in "\r\n", else it leaves a "\r" in a cell without quotes (before Python 3.13).
+        text: str = self._writer.writerow(cells)
+        return (text.removesuffix("\r\n") + "\n").encode(errors="backslashreplace")
 
 
 class _Echo:

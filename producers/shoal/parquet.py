@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:
 pa.set_memory_pool(pa.system_memory_pool())
 
 _BATCH_ROWS = 256
-_GROUP_ROWS = 10_000
+_GROUP_BATCHES = 40
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
@@ -34,7 +34,7 @@ def rows(path: Path, needed: Callable[[list[str]], list[str]]) -> Iterator[tuple
     """
     with _opened(path) as file:
         columns = needed(file.schema_arrow.names)
-        batches = file.iter_batches(_BATCH_ROWS, columns=columns)
+        batches = file.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False)
         for number, row in enumerate(chain.from_iterable(batch.to_pylist() for batch in batches), 1):
             yield number, {name: value for name, value in row.items() if value is not None}
 
@@ -50,5 +50,10 @@ def write(path: Path, columns: dict[str, type], source: Iterator[Row]) -> None:
     """Write rows of plain values; `columns` gives their types."""
     schema = pa.schema([(name, _TYPES[kind]) for name, kind in columns.items()])
     with pq.ParquetWriter(path, schema) as writer:
-        while group := list(islice(source, _GROUP_ROWS)):
-            writer.write_table(pa.Table.from_pylist(group, schema))
+        while group := list(islice(_batches(source, schema), _GROUP_BATCHES)):
+            writer.write_table(pa.Table.from_batches(group, schema))
+
+
+def _batches(source: Iterator[Row], schema: Any) -> Iterator[Any]:
+    while some := list(islice(source, _BATCH_ROWS)):
+        yield pa.RecordBatch.from_pylist(some, schema)

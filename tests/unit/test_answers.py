@@ -30,7 +30,9 @@ from shoal.journal import Claim, Output, difference
 from shoal.results import Answer
 
 CLAIM = Claim("input", "asked", ordered=False)
-texts = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(["a\nb", '"', '",\n"', "\r\n", "\u2028"])
+texts = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(
+    ["a\nb", "\r", '"', '",\n"', "\r\n", "\u2028"]
+)
 RESULT_OF = {
     "classify": ClassifyResult(labels=(ScoredLabel(name="bug", confidence=0.5),)),
     "extract": ExtractResult(data={"total": 3}, evidence=()),
