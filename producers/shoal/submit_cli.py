@@ -99,7 +99,8 @@ def _submit_file(kind: str, file: Path, common: Row, given: dict[str, Any]) -> i
     except OSError as error:
         if isinstance(error, ShoalError):
             raise
-        raise click.ClickException(f"{error.filename or given['output'] or 'the output'}: {error.strerror}") from None
+        where = error.filename or given["output"] or "standard output"
+        raise click.ClickException(f"{where}: {error.strerror or error}") from None
     return journal.answered.failed
 
 
