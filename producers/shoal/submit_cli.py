@@ -89,9 +89,9 @@ def _submit_file(kind: str, file: Path, common: Row, given: dict[str, Any]) -> i
     """Answer every line that has no row yet; how many rows of all tell of a failure."""
     default = "jsonl" if file == STANDARD_INPUT else None
     source = Source(file, form_of(file, given["input_format"] or default, "--input-format"), given["text"])
-    measure, lines = source.measure(), source.lines()
-    first = list(islice(lines, 1))  # a table without the column is refused before there is an output
     try:
+        measure, lines = source.measure(), source.lines()
+        first = list(islice(lines, 1))  # a table without the column is refused before there is an output
         with _journal(kind, common, measure, given) as journal:
             order = InOrder(HELD_WINDOWS * given["window"]) if given["ordered"] else None
             submission = Submission(kind, common, chain(first, lines), journal, order)
