@@ -14,7 +14,7 @@ from shoal.journal import Journal
 from shoal.results import Answer
 
 #: With `--ordered`, lines on their way or held back: so many windows.
-HELD_WINDOWS = 4
+HELD_WINDOWS = 2
 
 Job = tuple[Place, Args[Any]]
 

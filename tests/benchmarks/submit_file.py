@@ -19,13 +19,13 @@ from random import Random
 import click
 
 from shoal.answers import InOrder, Place, layout_of
+from shoal.client import MAP_WINDOW
 from shoal.files import Source, form_of
 from shoal.jobs import ClassifyResult, Outcome, ScoredLabel, Usage
 from shoal.journal import Claim, Output
 from shoal.results import Answer
 from shoal.submission import HELD_WINDOWS, Job, Submission
 
-WINDOW = 1_000
 COMMON = {"labels": ["billing", "bug", "praise"]}
 
 
@@ -76,8 +76,8 @@ def submit(read: Path, wrote: Path, *, ordered: bool) -> None:
     measure = source.measure()
     assert measure is not None
     with output.opened(Claim(measure.sha256, "", ordered), restart=False, retry_failed=False) as journal:
-        order = InOrder(HELD_WINDOWS * WINDOW) if ordered else None
-        Submission("classify", COMMON, source.lines(), journal, order).run(ThinAir(), window=WINDOW, fresh=False)
+        order = InOrder(HELD_WINDOWS * MAP_WINDOW) if ordered else None
+        Submission("classify", COMMON, source.lines(), journal, order).run(ThinAir(), window=MAP_WINDOW, fresh=False)
         click.echo(f"{journal.answered.rows:,} rows", nl=False)
 
 
