@@ -34,6 +34,8 @@ from typing import ClassVar
 
 from shoal.jobs import Usage
 
+_NOTHING = Usage()
+
 
 class WorkerError(Exception):
     """Root. `cause` is the stable word that dead letters, metrics and Sentry group by.
@@ -46,7 +48,7 @@ class WorkerError(Exception):
     def __init__(self, reason: str = "", usage: Usage | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.usage = usage or Usage()
+        self.usage = usage or _NOTHING
 
 
 class TransientError(WorkerError):
