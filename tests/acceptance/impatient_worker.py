@@ -5,11 +5,12 @@ import sys
 from shoal_worker import process
 from shoal_worker.retry import Policy
 from shoal_worker.settings import WorkerSettings
+from shoal_worker.slots import Slots
 
 
 class ImpatientProcess(process.Process):
-    def __init__(self, settings: WorkerSettings) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: WorkerSettings, slots: Slots) -> None:
+        super().__init__(settings, slots)
         self.runner.policy = Policy(base_seconds=0.05)
 
 

@@ -173,3 +173,20 @@ def test_what_a_message_says_of_itself(task: str, headers: dict[str, object], ex
     found = Load.of(task, headers, 700)
     assert (found.lane, found.tenant, found.jobs) == expected
     assert found.weight == 700 / found.jobs
+
+
+def test_no_more_begin_or_are_fetched_than_the_limits_have_use_for() -> None:
+    slots, bounds = Slots(100), [3]
+    slots.bound = lambda: bounds[0]
+    assert slots.room(wire.QUEUE) == 3
+    assert slots.room(wire.BULK_QUEUE) == 1
+    begun = started(slots, BULK, 1)
+    slots.announce(load(BULK, jobs=50))
+    assert slots.room(wire.BULK_QUEUE) == 0
+    bounds[0] = 0
+    begun += started(slots, INTERACTIVE, 2)
+    assert begun == [BULK]
+    assert slots.room(wire.QUEUE) == 0
+    bounds[0] = 2
+    slots.serve()
+    assert slots.running == 3

@@ -61,7 +61,7 @@ class Autoscaler(CeleryAutoscaler):
             held=held,
             waiting=sum(lane.jobs for lane in view.lanes.values()) if view else 0,
             workers=len(view.workers) if view else 1,
-            bound=None,
+            bound=known.calls_at_once if known else None,
         )
         change = wanted_slots(self.processes, demand, self.min_concurrency, self.max_concurrency) - self.processes
         if change > 0:

@@ -101,6 +101,11 @@ class Limits:
             self._bell.set()
         return gate
 
+    @property
+    def share(self) -> Share | None:
+        """What this process may do with the model that most jobs ask; None before it has heard."""
+        return self.gate(self._model).share
+
     def pause(self, seconds: float) -> None:
         """Everybody who uses this key pauses."""
         self._pause_seconds = max(self._pause_seconds, min(seconds, LONGEST_PAUSE_SECONDS))

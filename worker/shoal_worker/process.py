@@ -64,22 +64,19 @@ class Process:
         self._generations = self.provider if gateway.openrouter_fields else None
         job_limits = JobLimits(settings.model, settings.model_deadline_seconds, settings.job_time_limit_seconds)
         name = f"{os.getpid()}@{socket.gethostname()}/{uuid.uuid4().hex[:8]}"
-<<<<<<< HEAD
         board = RedisBoard(self._queue, limits_name(settings)) if self._queue else LocalBoard()
         self.limits = Limits(board, name, settings.model, Rates(settings.rpm, settings.tpm))
         self.runner: Runner = runner_for(name, self.store, LimitedModel(self.model, self.limits), job_limits, signer)
-=======
-        self.runner: Runner = runner_for(name, self.store, self.model, limits, signer)
+        slots.bound = self.limits.room
         self.packs = Packs(self.runner, slots)
         self._slots = slots
         self._fleet = Fleet(self._queue) if self._queue else None
         self._throughput = Throughput(time.monotonic(), slots)
         #: How all workers stood a second ago; read on the consumer's thread too.
         self.fleet_view: FleetView | None = None
->>>>>>> main
         self._renew_every_seconds = settings.lease_seconds / 3
         self._dead_letter_ttl_seconds = settings.dead_letter_ttl_seconds
-        duties = [self._renew_leases, self._forget_old, self._clear_doubts, self.limits.keep]
+        duties = [self._renew_leases, self._forget_old, self._clear_doubts, self._keep_limits]
         duties += [self._bury_undecodable] if self._queue else []
         duties += [self._publish_due] if self._outbox else []
         duties += [self._tell_and_look] if self._fleet else []
@@ -132,9 +129,24 @@ class Process:
         assert self._outbox is not None
         return 0.0 if await self._outbox.publish_due() else OUTBOX_SECONDS
 
+    async def _keep_limits(self) -> float:
+        try:
+            return await self.limits.keep()
+        finally:
+            self._slots.serve()
+
+    @property
+    def calls_at_once(self) -> int | None:
+        """What the limits allow this process; None for any number."""
+        share = self.limits.share
+        return share.at_once if share else None
+
     async def _tell_and_look(self) -> float:
         assert self._fleet is not None
         done_per_second, capacity_per_second = self._throughput.measure(time.monotonic())
+        share = self.limits.share
+        if share and share.rate is not None:
+            capacity_per_second = min(capacity_per_second, share.rate)
         report = WorkerReport(
             name=self.runner.name,
             slots=self._slots.limit,

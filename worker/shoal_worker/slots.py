@@ -120,6 +120,8 @@ class Slots:
         self.limit = limit
         self.running = 0
         self.lanes = {INTERACTIVE: Lane(), BULK: Lane()}
+        #: How many more jobs the limits on calls let begin within about a second; None for any number.
+        self.bound: Callable[[], int | None] = lambda: None
         self._begun = 0
         self._is_closed = False
 
@@ -136,13 +138,18 @@ class Slots:
 
     def room(self, queue: str) -> int | None:
         """How many more messages of a queue there is use for; None for one that is not ours."""
+        if queue not in (wire.QUEUE, wire.BULK_QUEUE):
+            return None
+        bound = self.bound()
+        soon = self.limit if bound is None else min(self.limit, bound)
+        lane = self.lanes[INTERACTIVE if queue == wire.QUEUE else BULK]
+        free = LOOKAHEAD * self.limit - lane.held
+        if bound is not None:
+            free = min(free, soon - len(lane.waiting))
         if queue == wire.QUEUE:
-            return max(0, LOOKAHEAD * self.limit - self.lanes[INTERACTIVE].held)
-        if queue == wire.BULK_QUEUE:
-            held = self.lanes[BULK].held
-            enough = held - self.running >= self.limit or held >= LOOKAHEAD * self.limit
-            return 0 if enough else ceil((LOOKAHEAD * self.limit - held) / PACK_JOBS)
-        return None
+            return max(0, free)
+        enough = lane.held - self.running >= soon or free <= 0
+        return 0 if enough else ceil(free / PACK_JOBS)
 
     # --- the loop's thread ----------------------------------------------------------------------------------------
 
@@ -155,8 +162,11 @@ class Slots:
         self.serve()
 
     def serve(self) -> None:
-        """Give away the places that are free."""
-        while self.running < self.limit and (lane := self._next_lane()):
+        """Give away the places that are free, as far as the limits have use for them."""
+        room = self.bound()
+        room = self.limit if room is None else room
+        while self.running < self.limit and room > 0 and (lane := self._next_lane()):
+            room -= 1
             self.running += 1
             self._begun += 1
             lane.waiting.pop()(True)
