@@ -221,7 +221,8 @@ class Kept:
     def unfinished(self) -> int:
         """Messages that wait, are in flight, or are parked or in the outbox."""
         with redis.Redis.from_url(self.valkey) as client:
-            waiting: Any = client.llen("shoal"), client.hlen("unacked"), client.zcard("shoal:parked:shoal")
+            lists: Any = ["shoal", "shoal.bulk", *client.scan_iter("shoal:tenant:*")]
+            waiting: Any = *map(client.llen, lists), client.hlen("unacked"), client.zcard("shoal:parked:shoal")
         if self.result_url is None:
             return int(sum(waiting))
         [(in_outbox,)] = self.sql("SELECT count(*) FROM shoal.jobs WHERE due_at IS NOT NULL")

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from itertools import islice
-from typing import Any, Generic, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, Self, TypedDict, TypeVar, Unpack, get_args
 
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
@@ -29,7 +29,7 @@ from shoal.errors import (
     SettingsError,
     UnknownJob,
 )
-from shoal.jobs import Args, DeadLetter, JobMessage, Outcome, R, Status
+from shoal.jobs import Args, DeadLetter, JobMessage, Lane, Outcome, R, Status
 from shoal.ports import Claimed, DeadLetters, JobBook
 from shoal.publisher import open_publisher
 from shoal.redis_jobs import RedisJobs
@@ -40,8 +40,11 @@ from shoal.signing import Signer
 
 T = TypeVar("T")
 #: How many jobs `map` keeps in flight. It bounds the memory on this side, and what a stop leaves to finish.
-MAP_WINDOW = 1_000
-_ENQUEUES_AT_ONCE = 100
+MAP_WINDOW = 5_000
+#: A message of many jobs holds no more than these, unless one alone is larger.
+PACK_JOBS = 50
+PACK_CHARS = 250_000
+_PACKS_AT_ONCE = 10
 MAX_LIFE_SECONDS = 100 * 365 * 86_400
 
 
@@ -49,13 +52,16 @@ class Options(TypedDict, total=False):
     """How a job is to be run, beside what it asks for.
 
     `idempotency_key`: the caller's own name for the work; without one the work itself is the key. `fresh` asks for
-    a new answer. `model` overrides the worker's. `expires_in_seconds`, or `expires_at` in Unix seconds, bounds the
-    whole life of the job, a call in flight included. A job that is joined keeps the life that it has.
+    a new answer. `model` overrides the worker's. `lane`: "interactive" jobs are served first, "bulk" ones fill what is
+    left; single jobs are the one unless told otherwise, many at once the other. `expires_in_seconds`, or `expires_at`
+    in Unix seconds, bounds the whole life of the job, a call in flight included. A job that is joined keeps the life
+    and the lane that it has.
     """
 
     idempotency_key: str
     fresh: bool
     model: str
+    lane: Lane
     expires_in_seconds: float
     expires_at: float
 
@@ -77,6 +83,29 @@ def expiry(options: Options, settings: ProducerSettings, now: float) -> float:
     return now + life_seconds
 
 
+def lane_of(options: Options) -> Lane:
+    """Raises `InvalidJob`."""
+    lane = options.get("lane", "interactive")
+    if lane not in get_args(Lane):
+        raise InvalidJob(f"lane must be one of: {', '.join(get_args(Lane))}")
+    return lane
+
+
+def packs(messages: Iterable[JobMessage]) -> Iterator[list[JobMessage]]:
+    """Jobs in groups of a message each, by number and by size. A tenant and a lane for all."""
+    pack: list[JobMessage] = []
+    chars = 0
+    for message in messages:
+        size = len(repr(message.args))
+        if pack and (len(pack) == PACK_JOBS or chars + size > PACK_CHARS):
+            yield pack
+            pack, chars = [], 0
+        pack.append(message)
+        chars += size
+    if pack:
+        yield pack
+
+
 def message_of(args: Args[Any], options: Options, settings: ProducerSettings, now: float) -> JobMessage:
     """The message for a job: its key, fingerprint and id. Raises `InvalidJob`."""
     own_key = options.get("idempotency_key")
@@ -85,16 +114,18 @@ def message_of(args: Args[Any], options: Options, settings: ProducerSettings, no
         raise InvalidJob("fresh=True and idempotency_key exclude each other: leave one out")
     if own_key is not None and (not 1 <= len(own_key) <= 200 or "\0" in own_key):
         raise InvalidJob("idempotency_key must have 1 to 200 characters, NUL not among them")
-    work = keys.fingerprint(args, model=options.get("model"))
+    values = args.model_dump(mode="json")
+    work = keys.fingerprint_of(args.kind, values, options.get("model"))
     key = keys.job_key(settings.tenant, f"fresh:{uuid.uuid4()}" if fresh else own_key, work)
     return JobMessage(
         id=keys.job_id(key),
         key=key,
         fingerprint=work,
         kind=args.kind,
-        args=args.model_dump(mode="json"),
+        args=values,
         model=options.get("model"),
         tenant=settings.tenant,
+        lane=lane_of(options),
         enqueued_at=now,
         expires_at=expiry(options, settings, now),
     )
@@ -133,9 +164,35 @@ class AsyncShoal:
             )
         return AsyncJob(message.id, self, joined=became == Claimed.JOINED)
 
+    async def enqueue_many(self, jobs: Iterable[Args[R]], **options: Unpack[Options]) -> "list[AsyncJob[R]]":
+        """Queue many jobs in the bulk lane, some dozens to a message; in the interactive one, if so told, one by one.
+
+        In all else each is as if it had been enqueued alone. Given back in the order of `jobs`. Raises as `enqueue`;
+        what was queued by then stays.
+        """
+        if "idempotency_key" in options:
+            raise InvalidJob("idempotency_key names one job: leave it out, each job's work is its key")
+        chosen: Options = {"lane": "bulk", **options}
+        messages = (message_of(args, chosen, self.settings, time.time()) for args in jobs)
+        groups, queued = packs(messages), list[AsyncJob[R]]()
+        while some := take(groups, _PACKS_AT_ONCE):
+            became = await asyncio.gather(*map(self._enqueue_pack, some))
+            for pack, words in zip(some, became, strict=True):
+                pairs = zip(pack, words, strict=True)
+                queued += (AsyncJob(message.id, self, joined=word == Claimed.JOINED) for message, word in pairs)
+        return queued
+
     async def _enqueue(self, message: JobMessage) -> Claimed:
-        kept_seconds = int(message.expires_at - message.enqueued_at) + self.settings.result_ttl_seconds
-        return await self._book.enqueue(message, kept_seconds)
+        return await self._book.enqueue(message, self._kept_seconds(message))
+
+    async def _enqueue_pack(self, messages: list[JobMessage]) -> list[Claimed]:
+        if messages[0].lane == "interactive":
+            return await asyncio.gather(*map(self._enqueue, messages))
+        return await self._book.enqueue_pack(messages, max(map(self._kept_seconds, messages)))
+
+    def _kept_seconds(self, message: JobMessage) -> int:
+        """How long a job's record stays."""
+        return int(message.expires_at - message.enqueued_at) + self.settings.result_ttl_seconds
 
     async def replay(self, letter: DeadLetter, changes: Changes) -> "AsyncJob[Any]":
         """Run a dead job again, under its own id. Raises `InvalidJob` for what was never a job, `QueueUnavailable`."""
@@ -249,12 +306,15 @@ class Stream(Generic[T, R]):
     @property
     def wanted(self) -> int:
         """How many more jobs to put now; 0 when the window is full or the source has ended."""
-        return 0 if self._ended else min(self._window - len(self.in_flight), _ENQUEUES_AT_ONCE)
+        room = self._window - len(self.in_flight)
+        # A few answers are no reason to send a small message, unless nothing else is going on.
+        enough = not self.in_flight or room >= min(PACK_JOBS, self._window // 4)
+        return min(room, _PACKS_AT_ONCE * PACK_JOBS) if enough and not self._ended else 0
 
     async def put(self, items: list[tuple[T, Args[R]]]) -> None:
         """Enqueue jobs; none at all says that the source has ended. Equal jobs share one answer."""
         self._ended = not items
-        jobs = await asyncio.gather(*(self._shoal.enqueue(args, **self._options) for _, args in items))
+        jobs = await self._shoal.enqueue_many((args for _, args in items), **self._options)
         for (tag, _), job in zip(items, jobs, strict=True):
             future: Any = self._shoal._watcher.answer(job.id)  # noqa: SLF001 the same module
             self.in_flight.setdefault(future, []).append(tag)
@@ -341,6 +401,19 @@ class Shoal:
         """
         job = self._run(lambda shoal: shoal.enqueue(args, **options))
         return Job(job.id, self, joined=job.joined)
+
+    def enqueue_many(self, jobs: Iterable[Args[R]], **options: Unpack[Options]) -> "list[Job[R]]":
+        """Queue many jobs in the bulk lane, some dozens to a message; in the interactive one, if so told, one by one.
+
+        In all else each is as if it had been enqueued alone. Given back in the order of `jobs`. Raises as `enqueue`;
+        what was queued by then stays.
+        """
+        queued: list[Job[R]] = []
+        source = iter(jobs)
+        while chunk := take(source, _PACKS_AT_ONCE * PACK_JOBS):
+            many = self._run(lambda shoal, chunk=chunk: shoal.enqueue_many(chunk, **options))  # type: ignore[misc]  # bound at once
+            queued += (Job(job.id, self, joined=job.joined) for job in many)
+        return queued
 
     def job(self, job_id: str) -> "Job[Any]":
         """The handle of a job known by its id."""

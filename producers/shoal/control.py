@@ -20,6 +20,7 @@ def client_app(queue_url: SecretStr) -> Celery:
 
 
 def revoke(queue_url: SecretStr, job_id: str) -> None:
-    """Tell all workers to end a running job. Blocks for one round trip."""
+    """Tell all workers to end a running job, whether it came alone or with others. Blocks for a round trip or two."""
     with client_app(queue_url) as app:
         app.control.revoke(job_id, terminate=True)
+        app.control.broadcast("shoal_cancel", arguments={"job_id": job_id})

@@ -299,6 +299,8 @@ class Attempt(Wire):
     worker: str
 
 
+Lane = Literal["interactive", "bulk"]
+
 #: No store holds a NUL in a name.
 _STORABLE = r"^[^\x00]+$"
 
@@ -318,6 +320,8 @@ class JobMessage(Wire):
     args: dict[str, Any]
     model: str | None = None
     tenant: str = ""
+    #: "interactive" jobs are served first, "bulk" ones fill what is left.
+    lane: Lane = "interactive"
     enqueued_at: float
     expires_at: float
     #: How much more room answers get than is usual for the job: 2 doubles it.

@@ -2,21 +2,26 @@
 
 import hashlib
 import json
-import uuid
 from typing import Any
 
 from shoal.jobs import CONTRACT_VERSION, Args
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
 
 def canonical_json(value: Any) -> bytes:
     """The one way to write a JSON value: sorted keys, no spaces, UTF-8. Equal values give equal bytes."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def fingerprint(args: Args[Any], *, model: str | None = None) -> str:
     """What is asked for: kind, contract version, arguments and model, as 64 hex digits."""
-    asked = [args.kind, CONTRACT_VERSION, args.model_dump(mode="json"), model]
+    return fingerprint_of(args.kind, args.model_dump(mode="json"), model)
+
+
+def fingerprint_of(kind: str, args: dict[str, Any], model: str | None) -> str:
+    """The same, of arguments as JSON values."""
+    asked = [kind, CONTRACT_VERSION, args, model]
     return hashlib.sha256(canonical_json(asked)).hexdigest()
 
 
@@ -28,4 +33,8 @@ def job_key(tenant: str, idempotency_key: str | None, work: str) -> str:
 
 def job_id(key: str) -> str:
     """The job's id, and Celery's task id: a UUID made of the key, so equal keys are one job."""
-    return str(uuid.UUID(bytes=hashlib.sha256(key.encode()).digest()[:16], version=5))
+    digest = bytearray(hashlib.sha256(key.encode()).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50  # version 5
+    digest[8] = digest[8] & 0x3F | 0x80  # the variant
+    digits = digest.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

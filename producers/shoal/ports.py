@@ -76,6 +76,10 @@ class JobBook(Protocol):
         """Claim the job and have its message queued; both or neither."""
         ...
 
+    async def enqueue_pack(self, messages: Sequence[JobMessage], kept_seconds: int) -> list[Claimed]:
+        """The same for many jobs of one lane and tenant: what is new becomes one message."""
+        ...
+
     async def status(self, job_id: str) -> Status | None: ...
 
     async def cancel(self, job_id: str, record: bytes, kept_seconds: int) -> Status | None:

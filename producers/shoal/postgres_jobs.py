@@ -28,7 +28,7 @@ OUTBOX_SECONDS = 5.0
 CHANNEL = "shoal_endings"
 HEARD_SECONDS = 2.0
 DUE_AT_ONCE = 200
-DUE_AGAIN_SECONDS = 30.0
+DUE_AGAIN_SECONDS = 10.0
 _LETTERS_PER_PAGE = 100
 _NAMES = ("claim", "reclaim", "joined", "due", "published", "recover", "cancel")
 _SQL = {name: statement("shoal", name) for name in _NAMES}
@@ -61,17 +61,32 @@ class PostgresJobs:
         self.costs = PostgresCosts(database)
 
     async def enqueue(self, message: JobMessage, kept_seconds: int) -> Claimed:
+        became, mark = await self._claimed(message, kept_seconds)
+        if became == Claimed.QUEUED:
+            await self._publish_at_once([(message, mark)])
+        return became
+
+    async def enqueue_pack(self, messages: Sequence[JobMessage], kept_seconds: int) -> list[Claimed]:
+        claims = await asyncio.gather(*(self._claimed(message, kept_seconds) for message in messages))
+        pairs = zip(messages, claims, strict=True)
+        await self._publish_at_once([(message, mark) for message, (became, mark) in pairs if became == Claimed.QUEUED])
+        return [became for became, _ in claims]
+
+    async def _claimed(self, message: JobMessage, kept_seconds: int) -> tuple[Claimed, Any]:
+        """What became of it, and the mark of its place in the outbox."""
         values = (message.id, message.key, message.fingerprint, message.kind, message.tenant)
         times = (message.enqueued_at, message.expires_at, message.enqueued_at + kept_seconds)
         with _unavailable():
             row = await self._claims.call(*values, message.model_dump_json(), *times)
         assert row is not None
         _, became, mark = row
-        if became == Claimed.QUEUED:
-            # In the outbox the job is safe: workers publish what stays there.
-            with suppress(QueueUnavailable, psycopg.Error, OSError):
-                await self._publish([(message, mark)])
-        return Claimed(became)
+        return Claimed(became), mark
+
+    async def _publish_at_once(self, messages: list[tuple[JobMessage, Any]]) -> None:
+        """In the outbox the jobs are safe: workers publish what stays there."""
+        texts = self._publisher.packed([message for message, _ in messages], self._signer)
+        with suppress(QueueUnavailable, psycopg.Error, OSError):
+            await self._publish(texts, messages)
 
     async def _claim(self, arrays: dict[str, Any]) -> list[Row]:
         async with self._database.connection() as connection, connection.transaction():
@@ -89,17 +104,18 @@ class PostgresJobs:
         rows += [(job_id, Claimed.JOINED, None) for job_id in joined]
         return rows + [(job_id, Claimed.CONFLICT, None) for job_id in there if job_id not in joined]
 
-    async def _publish(self, messages: list[tuple[JobMessage, Any]]) -> None:
+    async def _publish(self, texts: Sequence[str], messages: list[tuple[JobMessage, Any]]) -> None:
         """Into the queue, and out of the outbox."""
-        if messages:
-            await self._publisher.publish([wire.message(message, self._signer) for message, _ in messages])
+        if texts:
+            await self._publisher.publish(texts)
             await asyncio.gather(*(self._published.call(message.id, mark) for message, mark in messages))
 
     async def publish_due(self) -> int:
         values = {"claim_seconds": DUE_AGAIN_SECONDS, "most": DUE_AT_ONCE}
         with _unavailable():
             rows = await self._database.rows(_SQL["due"], values)
-            await self._publish([(message, mark) for _, text, mark in rows if (message := _message(text))])
+            due = [(message, mark) for _, text, mark in rows if (message := _message(text))]
+            await self._publish([wire.message(message, self._signer) for message, _ in due], due)
         return len(rows)
 
     async def recover(self, older_than_seconds: float = 0.0) -> int:

@@ -18,8 +18,10 @@ from redis.exceptions import RedisError
 
 from shoal import wire
 from shoal.errors import QueueUnavailable
+from shoal.jobs import JobMessage
 from shoal.redis_url import open_client
 from shoal.scripts import Scripts
+from shoal.signing import Signer
 
 AMQP = ("amqp://", "amqps://")
 CONNECT_SECONDS = 5.0
@@ -51,6 +53,10 @@ class Publisher(Protocol):
 
     async def publish(self, messages: Sequence[Message]) -> None: ...
 
+    def packed(self, jobs: Sequence[JobMessage], signer: Signer | None) -> list[str]:
+        """Jobs of one lane and tenant as messages: many in one, where workers count jobs and not messages."""
+        ...
+
     async def aclose(self) -> None: ...
 
 
@@ -64,13 +70,18 @@ class RedisPublisher:
 
     def __init__(self, client: "Redis") -> None:
         self._client = client
-        self._scripts = Scripts(client, {"push": wire.script("shoal", "push")})
+        self._scripts = Scripts(client, {"push": wire.script("shoal", "queue", "push")})
 
     async def publish(self, messages: Sequence[Message]) -> None:
         try:
             await self._scripts.call("push", [wire.QUEUE], messages)
         except (RedisError, OSError) as error:
             raise QueueUnavailable(f"the queue did not take the job: {type(error).__name__}") from error
+
+    def packed(self, jobs: Sequence[JobMessage], signer: Signer | None) -> list[str]:
+        if len(jobs) > 1 and jobs[0].lane == "bulk":
+            return [wire.pack(jobs, signer)]
+        return [wire.message(job, signer) for job in jobs]
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -92,6 +103,10 @@ class AmqpPublisher:
         if self._sender is None:
             self._sender = asyncio.create_task(self._send_all())
         await future
+
+    def packed(self, jobs: Sequence[JobMessage], signer: Signer | None) -> list[str]:
+        # RabbitMQ hands out so many messages, whatever is in them.
+        return [wire.message(job, signer) for job in jobs]
 
     async def aclose(self) -> None:
         if self._sender:

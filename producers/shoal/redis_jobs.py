@@ -28,8 +28,15 @@ HEARD_SECONDS = 2.0
 #: Longer than it takes to publish a message from the outbox: what is still there after it, workers publish.
 OUTBOX_SECONDS = 5
 DUE_AT_ONCE = 200
-DUE_AGAIN_SECONDS = 30
+DUE_AGAIN_SECONDS = 10
 _LETTERS_PER_PAGE = 100
+
+
+_SCRIPTS = {
+    "enqueue": wire.script("shoal", "queue", "claim", "enqueue"),
+    "enqueue_pack": wire.script("shoal", "queue", "claim", "enqueue_pack"),
+    **{name: wire.script("shoal", name) for name in ("cancel", "due", "published")},
+}
 
 
 @contextmanager
@@ -48,41 +55,69 @@ class RedisJobs:
         self._client = client
         self._signer = signer
         self._publisher = publisher
-        names = ("enqueue", "cancel", "due", "published")
-        self._scripts = Scripts(client, {name: wire.script("shoal", name) for name in names})
+        self._scripts = Scripts(client, _SCRIPTS)
         self.dead = RedisDeadLetters(client)
         self.costs = RedisCosts(client)
 
     async def enqueue(self, message: JobMessage, kept_seconds: int) -> Claimed:
         text = wire.message(message, self._signer)
-        place, outbox_seconds = (wire.OUTBOX, OUTBOX_SECONDS) if self._publisher else (wire.QUEUE, "")
-        with _unavailable("the queue did not take the job"):
-            reply, _ = await self._scripts.call(
-                "enqueue",
-                [
-                    *(wire.job_record(message.id), wire.result_record(message.id), place),
-                    *(wire.DEAD, wire.DEAD_TIMES, wire.cost_sums(day_of(time.time()))),
-                ],
-                [message.fingerprint, text, kept_seconds, message.id, outbox_seconds],
-            )
-        became = Claimed(reply.decode())
+        became = await self._claim(message, text, kept_seconds)
         if became == Claimed.QUEUED and self._publisher:
-            # In the outbox the job is safe: workers publish what stays there.
-            with suppress(QueueUnavailable, RedisError, OSError):
-                await self._publish(self._publisher, [text])
+            await self._publish_at_once(self._publisher, [text], [text])
         return became
 
-    async def _publish(self, publisher: Publisher, texts: Sequence[str | bytes]) -> None:
+    async def _claim(self, message: JobMessage, text: str, kept_seconds: int) -> Claimed:
+        outbox_seconds = OUTBOX_SECONDS if self._publisher else ""
+        place = (wire.queue_of(message), message.tenant)
+        with _unavailable("the queue did not take the job"):
+            became = await self._scripts.call(
+                "enqueue",
+                [*_books(), wire.job_record(message.id), wire.result_record(message.id), wire.OUTBOX],
+                [message.id, message.fingerprint, kept_seconds, text, outbox_seconds, *place],
+            )
+        return Claimed(became.decode())
+
+    async def enqueue_pack(self, messages: Sequence[JobMessage], kept_seconds: int) -> list[Claimed]:
+        if self._publisher:
+            return await self._enqueue_through_outbox(self._publisher, messages, kept_seconds)
+        jobs = [wire.packed(message, self._signer) for message in messages]
+        frame = wire.pack_frame(messages[0], sum(map(len, jobs)))
+        keys, values = _books(), [wire.queue_of(messages[0]), messages[0].tenant, frame]
+        for message, job in zip(messages, jobs, strict=True):
+            keys += (wire.job_record(message.id), wire.result_record(message.id))
+            values += (message.id, message.fingerprint, str(kept_seconds), job)
+        with _unavailable("the queue did not take the jobs"):
+            became = await self._scripts.call("enqueue_pack", keys, values)
+        return [Claimed(word.decode()) for word in became]
+
+    async def _enqueue_through_outbox(
+        self, publisher: Publisher, messages: Sequence[JobMessage], kept_seconds: int
+    ) -> list[Claimed]:
+        texts = [wire.message(message, self._signer) for message in messages]
+        claims = [self._claim(message, text, kept_seconds) for message, text in zip(messages, texts, strict=True)]
+        became = await asyncio.gather(*claims)
+        new = [place for place, word in enumerate(became) if word == Claimed.QUEUED]
+        parcels = publisher.packed([messages[place] for place in new], self._signer)
+        await self._publish_at_once(publisher, parcels, [texts[place] for place in new])
+        return became
+
+    async def _publish_at_once(self, publisher: Publisher, texts: Sequence[str], noted: Sequence[str]) -> None:
+        """In the outbox the jobs are safe: workers publish what stays there."""
+        with suppress(QueueUnavailable, RedisError, OSError):
+            await self._publish(publisher, texts, noted)
+
+    async def _publish(self, publisher: Publisher, texts: Sequence[str | bytes], noted: Sequence[str | bytes]) -> None:
+        """Into the queue, and out of the outbox, where they are noted one by one."""
         if texts:
             await publisher.publish(texts)
-            await asyncio.gather(*(self._scripts.call("published", [wire.OUTBOX], [text]) for text in texts))
+            await asyncio.gather(*(self._scripts.call("published", [wire.OUTBOX], [text]) for text in noted))
 
     async def publish_due(self) -> int:
         if self._publisher is None:
             return 0
         with _unavailable("the outbox did not answer"):
             due: Any = await self._scripts.call("due", [wire.OUTBOX], [DUE_AT_ONCE, DUE_AGAIN_SECONDS])
-            await self._publish(self._publisher, due)
+            await self._publish(self._publisher, due, due)
         return len(due)
 
     async def status(self, job_id: str) -> Status | None:
@@ -113,6 +148,10 @@ class RedisJobs:
         if self._publisher:
             await self._publisher.aclose()
         await self._client.aclose()
+
+
+def _books() -> list[str]:
+    return [wire.DEAD, wire.DEAD_TIMES, wire.cost_sums(day_of(time.time()))]
 
 
 class RedisAnnouncements:

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import uuid
+from collections.abc import Sequence
 from datetime import date
 from importlib.resources import files
 from typing import Any
@@ -12,16 +13,24 @@ from shoal.jobs import JobMessage
 from shoal.signing import Signer
 
 TASK_PREFIX = "shoal."
+#: The queue that is served first, and the one that fills what it leaves.
 QUEUE = "shoal"
+BULK_QUEUE = "shoal.bulk"
+#: The task of a message that holds many jobs.
+PACK_TASK = "shoal.pack"
 
 #: Celery's own name for a result, so that a plain Celery client finds it. Also the channel it is announced on.
 RESULT_PREFIX = "celery-task-meta-"
 SIGNATURE_HEADER = "shoal_signature"
+TENANT_HEADER = "shoal_tenant"
+#: How many jobs a message holds, as digits.
+PACK_SIZE_HEADER = "shoal_jobs"
 UNDECODABLE = "shoal:undecodable"
 DEAD = "shoal:dead"
 DEAD_TIMES = "shoal:dead:times"
 OPEN_CALLS = "shoal:calls:open"
 OPEN_CALLS_DUE = "shoal:calls:open:due"
+WORKERS = "shoal:workers"
 MAYBE_CALLS = "shoal:calls:maybe"
 MAYBE_CALLS_TIMES = "shoal:calls:maybe:times"
 MAYBE_CALLS_LOOKUPS = "shoal:calls:maybe:lookups"
@@ -38,6 +47,21 @@ def job_record(job_id: str) -> str:
 
 def result_record(job_id: str) -> str:
     return RESULT_PREFIX + job_id
+
+
+def queue_of(job: JobMessage) -> str:
+    """Where a job waits."""
+    return BULK_QUEUE if job.lane == "bulk" else QUEUE
+
+
+def waiting_list(queue: str, tenant: str) -> str:
+    """The list in which a tenant's messages wait; those of no named tenant wait in the queue's own."""
+    return f"shoal:tenant:{queue}:{tenant}" if tenant else queue
+
+
+def turns(queue: str) -> str:
+    """A sorted set of the tenants with messages in a queue, by what was served to them."""
+    return f"shoal:turns:{queue}"
 
 
 def parked(queue: str) -> str:
@@ -59,28 +83,62 @@ def cost_sums(day: date) -> str:
 OUTBOX = parked(QUEUE)
 
 
-def script(package: str, name: str) -> str:
-    """The Lua text `lua/<name>.lua` of a package."""
-    return files(package).joinpath("lua", f"{name}.lua").read_text()
+def script(package: str, *names: str) -> str:
+    """The Lua text `lua/<name>.lua` of a package; several make one script."""
+    return "".join(files(package).joinpath("lua", f"{name}.lua").read_text() for name in names)
 
 
 _ORIGIN = f"{os.getpid()}@{socket.gethostname()}"
 
 
-def message(job: JobMessage, signer: Signer | None = None, queue: str = QUEUE) -> str:
+_EMBED = '{"callbacks":null,"errbacks":null,"chain":null,"chord":null}'
+
+
+def message(job: JobMessage, signer: Signer | None = None) -> str:
     """A job as kombu's Redis transport stores it, so that any Celery worker understands it.
 
     The columns that Flower shows hold sizes, never texts.
     """
-    body = f'[[],{{"job":{job.model_dump_json()}}},{{"callbacks":null,"errbacks":null,"chain":null,"chord":null}}]'
+    body = f'[[],{{"job":{job.model_dump_json()}}},{_EMBED}]'
     signed = {SIGNATURE_HEADER: signer.sign(job.model_dump(mode="json"))} if signer else {}
+    shown = f"{{'kind': '{job.kind}', 'tenant': '{job.tenant}', 'attempt': {job.attempt}, 'bytes': {len(body)}}}"
+    headers = _headers(task_name(job.kind), job.id, job.tenant, shown) | signed
+    return _envelope(body, headers | {"retries": job.attempt - 1}, queue_of(job))
+
+
+def pack_frame(first: JobMessage, size_bytes: int) -> str:
+    r"""A message of many jobs without them: `\x01` stands where they go, `\x02` where their number does.
+
+    So a script can put together those that are new. All are of the first one's queue and tenant.
+    """
+    shown = f"{{'jobs': \x02, 'kind': '{first.kind}', 'tenant': '{first.tenant}', 'bytes': {size_bytes}}}"
+    headers = _headers(PACK_TASK, str(uuid.uuid4()), first.tenant, shown) | {PACK_SIZE_HEADER: "\x02"}
+    envelope = _envelope(f'[[],{{"jobs":[\x01]}},{_EMBED}]', headers, queue_of(first))
+    return envelope.replace("\\u0001", "\x01").replace("\\u0002", "\x02")
+
+
+def packed(job: JobMessage, signer: Signer | None = None) -> str:
+    """A job as it stands in a pack: JSON inside a JSON string."""
+    signature = f'"{signer.sign(job.model_dump(mode="json"))}"' if signer else "null"
+    text = f'{{"job":{job.model_dump_json()},"signature":{signature}}}'
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def pack(jobs: Sequence[JobMessage], signer: Signer | None = None) -> str:
+    """Many jobs of one queue and tenant as one message."""
+    texts = [packed(job, signer) for job in jobs]
+    frame = pack_frame(jobs[0], sum(map(len, texts)))
+    return frame.replace("\x02", str(len(jobs))).replace("\x01", ",".join(texts))
+
+
+def _envelope(body: str, headers: dict[str, Any], queue: str) -> str:
     envelope = {
         "body": body,
         "content-encoding": "utf-8",
         "content-type": "application/json",
-        "headers": _headers(job, len(body)) | signed,
+        "headers": headers,
         "properties": {
-            "correlation_id": job.id,
+            "correlation_id": headers["id"],
             "delivery_mode": 2,
             "delivery_info": {"exchange": "", "routing_key": queue},
             "priority": 0,
@@ -90,27 +148,27 @@ def message(job: JobMessage, signer: Signer | None = None, queue: str = QUEUE) -
     return json.dumps(envelope, separators=(",", ":"))
 
 
-def _headers(job: JobMessage, size_bytes: int) -> dict[str, Any]:
+def _headers(task: str, task_id: str, tenant: str, shown: str) -> dict[str, Any]:
     """Celery's task protocol, version 2."""
     return {
         "lang": "py",
-        "task": task_name(job.kind),
-        "id": job.id,
+        "task": task,
+        "id": task_id,
         "shadow": None,
         "eta": None,
         "expires": None,
         "group": None,
         "group_index": None,
-        "retries": job.attempt - 1,
+        "retries": 0,
         "timelimit": [None, None],
-        "root_id": job.id,
+        "root_id": task_id,
         "parent_id": None,
         "argsrepr": "()",
-        "kwargsrepr": f"{{'kind': '{job.kind}', 'tenant': '{job.tenant}', 'attempt': {job.attempt}, "
-        f"'bytes': {size_bytes}}}",
+        "kwargsrepr": shown,
         "origin": _ORIGIN,
         "ignore_result": False,
         "replaced_task_nesting": 0,
         "stamped_headers": None,
         "stamps": {},
+        TENANT_HEADER: tenant,
     }

@@ -20,6 +20,7 @@ from shoal.jobs import Outcome
 from shoal_worker import process, transport
 from shoal_worker.ports import ChatModel, ChatReply, ChatRequest, JobStore
 from shoal_worker.settings import WorkerSettings
+from shoal_worker.slots import Slots
 
 STEPS = ("before send", "after send", "before store", "after store", "before ack")
 
@@ -89,8 +90,8 @@ def set_trap() -> None:
     trap = Trap()
 
     class DyingProcess(process.Process):
-        def __init__(self, settings: WorkerSettings) -> None:
-            super().__init__(settings)
+        def __init__(self, settings: WorkerSettings, slots: Slots) -> None:
+            super().__init__(settings, slots)
             self.model._model = DyingModel(self.provider, trap, settings.openrouter_base_url)
             self.runner.store = DyingStore(self.store, trap)
 

@@ -19,7 +19,7 @@ from matrix_stores import STORES, Store, StoreAway
 from matrix_watch import Watch
 
 from conftest import Sandbox, eventually
-from shoal import Args, JobFailed, Outcome, ProducerSettings, QueueUnavailable, ResultTimeout, Shoal
+from shoal import Args, Job, JobFailed, Outcome, ProducerSettings, QueueUnavailable, ResultTimeout, Shoal
 from shoal.client import message_of
 from shoal.jobs import JobMessage
 from shoal_worker import services
@@ -100,16 +100,25 @@ class Producer:
             time.sleep(job_every_seconds)
 
     def enqueue(self, number: object) -> str:
+        [job_id] = self._offer(lambda: [self.shoal.enqueue(self.work(number))])
+        return job_id
+
+    def enqueue_many(self, numbers: Iterable[object]) -> None:
+        """Many jobs in a message."""
+        works = [self.work(number) for number in numbers]
+        self._offer(lambda: self.shoal.enqueue_many(works))
+
+    def _offer(self, enqueue: Callable[[], list[Job[Any]]]) -> list[str]:
         while True:
             now = time.time()
             try:
-                job_id = self.shoal.enqueue(self.work(number)).id
+                ids = [job.id for job in enqueue()]
             except QueueUnavailable:
                 time.sleep(TRY_AGAIN_SECONDS)
                 continue
-            self.offered_at[job_id] = now
-            self.watch.jobs.add(job_id)
-            return job_id
+            self.offered_at |= dict.fromkeys(ids, now)
+            self.watch.jobs.update(ids)
+            return ids
 
     def latest(self, most: int) -> list[JobMessage]:
         """The last jobs that were sent, as new messages."""

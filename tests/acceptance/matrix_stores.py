@@ -162,7 +162,9 @@ class RedisStore:
 
     def unsettled(self) -> int:
         with _away(), self.client.pipeline() as asked:
-            asked.llen(wire.QUEUE).hlen("unacked").zcard(wire.parked(wire.QUEUE)).llen(wire.UNDECODABLE)
+            asked.llen(wire.QUEUE).llen(wire.BULK_QUEUE).hlen("unacked").zcard(wire.parked(wire.QUEUE)).llen(
+                wire.UNDECODABLE
+            )
             return sum(asked.execute())
 
     def spent(self) -> Spent:

@@ -20,6 +20,7 @@ from shoal import (
     JobCancelled,
     JobExpired,
     JobFailed,
+    Options,
     Rank,
     Shoal,
     Status,
@@ -148,7 +149,10 @@ def conflict(client: Shoal) -> Any:
 
 
 def mapped(client: Shoal) -> Any:
-    return sum(outcome.result.label == "billing" for outcome in client.map(question(f"map {n}") for n in range(30)))
+    """In the lane that workers of all versions read; the bulk lane is read by those that know it."""
+    lane: Any = {"lane": "interactive"} if "lane" in Options.__annotations__ else {}
+    jobs = (question(f"map {n}") for n in range(30))
+    return sum(outcome.result.label == "billing" for outcome in client.map(jobs, **lane))
 
 
 TRIALS: tuple[Callable[[Shoal], Any], ...] = (

@@ -33,6 +33,8 @@ WINDOW = 500
 #: What a fault may leave behind until the last job has its answer, and what a fresh job may take.
 SETTLE_SECONDS = 60.0
 RSS_EVERY_SECONDS = 2.0
+#: Every so often so many jobs go in one message, as many as have gone alone since the last time.
+PACK = 5
 IDS_AT_ONCE = 1_000
 #: Flat: the last third holds at most this share more than the second. The first is for warming up.
 GROWTH_ALLOWED = 0.10
@@ -112,6 +114,9 @@ class Soak:
             while producer.sent < due and len(watch.jobs) < WINDOW:
                 producer.enqueue(producer.sent)
                 producer.sent += 1
+                if producer.sent % (2 * PACK) == 0:
+                    producer.enqueue_many(range(producer.sent, producer.sent + PACK))
+                    producer.sent += PACK
             time.sleep(0.01)
 
     def sample(self) -> None:

@@ -144,7 +144,7 @@ def test_bad_messages_become_dead_letters_and_the_worker_goes_on(
 def test_a_killed_worker_loses_no_job_and_doubles_no_answer(
     shoal: Shoal, workers: Workers, sandbox: Sandbox, kept: Kept
 ) -> None:
-    sandbox.scenario(latency_seconds=1.0)
+    sandbox.scenario(latency_seconds=3.0)
     times = {"visibility_timeout_seconds": 4, "lease_seconds": 2}
     first = workers.start(**times)
     jobs = [shoal.enqueue(question(number)) for number in range(200)]

@@ -16,7 +16,7 @@ JOB = message_of(Classify(text="a secret text", labels=("a", "b")), {}, Producer
 def test_the_headers_are_those_of_celerys_task_protocol() -> None:
     app = Celery(set_as_current=False)
     theirs = app.amqp.as_task_v2(JOB.id, wire.task_name("classify"), [], {"job": {}}).headers
-    assert set(json.loads(wire.message(JOB))["headers"]) == set(theirs)
+    assert set(json.loads(wire.message(JOB))["headers"]) == set(theirs) | {wire.TENANT_HEADER}
 
 
 def test_a_stock_consumer_reads_the_message(valkey: str) -> None:

@@ -18,6 +18,7 @@ from shoal_worker.errors import (
     ContentRefused,
     DeadlineExceeded,
     EmptyAnswer,
+    LimitOrigin,
     OutOfMoney,
     PauseError,
     ProviderUnavailable,
@@ -165,6 +166,16 @@ NAMED_WAIT = {
     Fault.PLATFORM_429,
     Fault.UNAVAILABLE_503,
 }
+ORIGINS = {
+    Fault.IN_FLIGHT_BUDGET: LimitOrigin.IN_FLIGHT,
+    Fault.UPSTREAM_429: LimitOrigin.UPSTREAM,
+    Fault.UPSTREAM_429_HTTP_DATE: LimitOrigin.UPSTREAM,
+    Fault.UPSTREAM_429_NO_HEADER: LimitOrigin.UPSTREAM,
+    Fault.CAPACITY_EXHAUSTED_429: LimitOrigin.UPSTREAM,
+    Fault.ADMISSION_429: LimitOrigin.ADMISSION,
+    Fault.PLATFORM_429: LimitOrigin.PLATFORM,
+    Fault.UNAVAILABLE_503: LimitOrigin.OVERLOAD,
+}
 ANSWERED = {
     Fault.MISSING_USAGE_COST: "stop",
     Fault.PROVIDER_NESTED_200: "stop",
@@ -183,6 +194,8 @@ def test_a_fault_becomes_the_error_that_says_what_to_do(fault: Fault, expected: 
     if isinstance(error, PauseError):
         assert (error.after_seconds is not None) == (fault in NAMED_WAIT)
         assert error.after_seconds is None or 50 < error.after_seconds <= 62
+    if isinstance(error, RateLimited):
+        assert error.origin is ORIGINS[fault]
 
 
 @pytest.mark.parametrize(("fault", "finish_reason"), ANSWERED.items(), ids=[fault.value for fault in ANSWERED])

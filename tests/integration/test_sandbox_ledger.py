@@ -108,6 +108,19 @@ def test_the_in_flight_budget_refuses_what_has_no_room_and_lets_it_in_later(sand
         assert time.monotonic() < deadline
 
 
+def test_a_capacity_refuses_what_is_beyond_it_and_can_be_changed(sandbox: Running) -> None:
+    sandbox.play(capacity_per_second=3)
+    answers = [sandbox.chat(classify()) for _ in range(12)]
+    statuses = [answer.status for answer in answers]
+    assert statuses[:3] == [200, 200, 200]
+    assert statuses.count(429) >= 6
+    refused = next(answer for answer in answers if answer.status == 429)
+    assert refused.error["metadata"]["limit_source"] == "upstream_provider_shared_pool"
+    assert "Retry-After" not in refused.headers
+    sandbox.play()
+    assert {sandbox.chat(classify()).status for _ in range(12)} == {200}
+
+
 def test_the_ledger_forgets_the_oldest_and_keeps_the_sums() -> None:
     ledger = Ledger(requests_kept=2)
     for number in range(5):

@@ -1,5 +1,6 @@
 """Our kombu transport against a real Valkey, with kombu's own on the other side of the same queues."""
 
+import asyncio
 import gc
 import time
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from kombu.utils.json import dumps, loads
 
 from conftest import eventually
 from shoal import wire
+from shoal.jobs import JobMessage
+from shoal.publisher import open_publisher
 from shoal_worker import transport
 
 QUEUE = "letters"
@@ -316,3 +319,134 @@ def test_a_full_server_does_not_end_a_waiting_consumer(valkey: str, broker: str,
             client.config_set("maxmemory", "0")
         send(valkey, "after")
         assert reader.has(1).bodies == ["after"]
+
+
+# --- lanes and tenants: queues that our own scripts fill -------------------------------------------------------------
+
+
+@contextmanager
+def reading_lanes(url: str, rooms: dict[str, int], *, acking: bool = False) -> Iterator[Reader]:
+    with Connection(url, transport_options={"visibility_timeout": 60}) as connection:
+        reader = Reader(connection, acking=acking)
+        channel = connection.channel()
+        channel.room_of = rooms.get
+        queues = [Queue(name, routing_key=name) for name in (wire.BULK_QUEUE, wire.QUEUE)]
+        with Consumer(channel, queues, callbacks=[reader.take], accept=["json"]):
+            reader.channel = channel
+            yield reader
+
+
+def letters(tenant: str, lane: str, count: int, size: int = 10) -> list[str]:
+    return [
+        wire.message(
+            JobMessage.model_validate(
+                {
+                    "id": f"{tenant}{number}",
+                    "key": "k",
+                    "fingerprint": "f",
+                    "kind": "classify",
+                    "args": {"text": "x" * size},
+                    "tenant": tenant,
+                    "lane": lane,
+                    "enqueued_at": 1.0,
+                    "expires_at": 2.0,
+                }
+            )
+        )
+        for number in range(count)
+    ]
+
+
+def put(valkey: str, *messages: str) -> None:
+    async def publish() -> None:
+        publisher = open_publisher(valkey)
+        await publisher.publish(messages)
+        await publisher.aclose()
+
+    asyncio.run(publish())
+
+
+def names(reader: Reader) -> list[str]:
+    return [message.headers["id"] for message in reader.messages]
+
+
+def test_tenants_are_served_in_turns_by_the_bytes_of_their_messages(
+    valkey: str, broker: str, client: "redis.Redis"
+) -> None:
+    put(valkey, *letters("big", "bulk", 6, 5_000), *letters("", "bulk", 3), *letters("small", "bulk", 12))
+    with reading_lanes(broker, {wire.BULK_QUEUE: 1}, acking=True) as reader:
+        order = names(reader.has(21))
+        first = order[:12]
+        assert sum(name.startswith("big") for name in first) <= 2
+        assert {"0", "1", "2"} <= set(first)
+        assert [name for name in order if name.startswith("big")] == [f"big{number}" for number in range(6)]
+        eventually(lambda: reader.settled(client), what="all acknowledged")
+    assert client.keys("shoal:t*") == client.keys("shoal*") == []
+
+
+def test_a_sole_tenants_messages_are_taken_many_at_a_time_and_an_idle_worker_is_woken_for_them(
+    valkey: str, broker: str, client: "redis.Redis"
+) -> None:
+    with reading_lanes(broker, {}) as reader:
+        reader.turn_often()
+        before = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+        put(valkey, *letters("acme", "interactive", 50))
+        assert names(reader.has(50)) == [f"acme{number}" for number in range(50)]
+        assert client.info("commandstats")["cmdstat_evalsha"]["calls"] - before < 10
+        reader.channel.release()
+    assert client.llen(wire.waiting_list(wire.QUEUE, "acme")) == 50
+
+
+def test_the_interactive_lane_comes_first_and_no_more_is_taken_than_there_is_use_for(
+    valkey: str, broker: str, client: "redis.Redis"
+) -> None:
+    put(valkey, *letters("", "bulk", 9), *letters("", "interactive", 2))
+    rooms = {wire.BULK_QUEUE: 0, wire.QUEUE: 5}
+    with reading_lanes(broker, rooms) as reader:
+        assert names(reader.has(2)) == ["0", "1"]
+        reader.turn_often()
+        assert len(reader.messages) == 2
+        rooms[wire.BULK_QUEUE] = 4
+        reader.has(6)
+        rooms[wire.BULK_QUEUE] = 0
+        put(valkey, *letters("late", "interactive", 1))
+        eventually(lambda: "late0" in names(reader.turn()), 5, "the late one")
+        reader.channel.release()
+
+
+def test_what_one_worker_has_no_use_for_another_one_is_woken_for(valkey: str, broker: str) -> None:
+    with reading_lanes(broker, {wire.BULK_QUEUE: 0}) as full, reading_lanes(broker, {}) as idle:
+        full.turn_often()
+        idle.turn_often()
+        put(valkey, *letters("acme", "bulk", 3))
+        full.turn_often()
+        assert names(idle.has(3)) == ["acme0", "acme1", "acme2"]
+        idle.channel.release()
+
+
+def test_a_tenants_message_goes_back_to_its_own_list(valkey: str, broker: str, client: "redis.Redis") -> None:
+    put(valkey, *letters("acme", "bulk", 1))
+    with reading_lanes(broker, {}) as dead:
+        dead.has(1)
+        client.zadd("unacked_index", {dead.messages[0].delivery_tag: 1.0}, xx=True)
+        with reading_lanes(broker, {wire.BULK_QUEUE: 0, wire.QUEUE: 0}) as living:
+            living.channel.restore_expired()
+            assert client.llen(wire.waiting_list(wire.BULK_QUEUE, "acme")) == 1
+        with reading_lanes(broker, {}) as living:
+            assert names(living.has(1)) == ["acme0"]
+            living.messages[0].requeue()
+            living.channel.flush()
+            assert client.llen(wire.waiting_list(wire.BULK_QUEUE, "acme")) == 1
+
+
+def test_a_parked_message_comes_in_the_lane_and_the_line_that_it_names(valkey: str, broker: str) -> None:
+    [message] = letters("acme", "bulk", 1)
+    with redis.Redis.from_url(valkey) as client:
+        client.zadd(wire.OUTBOX, {message: time.time() - 1})
+    with reading_lanes(broker, {wire.QUEUE: 5, wire.BULK_QUEUE: 0}) as reader:
+        reader.turn_often()
+        assert reader.messages == []
+    with reading_lanes(broker, {}) as reader:
+        reader.has(1)
+        assert reader.messages[0].delivery_info["routing_key"] == wire.BULK_QUEUE
+        reader.channel.release()

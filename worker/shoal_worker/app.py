@@ -33,6 +33,7 @@ def make_app(settings: WorkerSettings) -> Celery:
         accept_content=["json"],
         worker_pool="shoal_worker.pool:TaskPool",
         worker_consumer="shoal_worker.consumer:Consumer",
+        worker_autoscaler="shoal_worker.autoscale:Autoscaler",
         worker_concurrency=settings.concurrency,
         worker_prefetch_multiplier=2,
         worker_enable_prefetch_count_reduction=False,
@@ -52,13 +53,14 @@ def connect_process(settings: WorkerSettings) -> None:
 
     def on_start(sender: Any, **_: Any) -> None:
         threads[:] = [sender.thread]
-        sender.thread.wait_for(open_process(settings))
+        sender.thread.wait_for(open_process(settings, sender.slots))
 
     def on_stop(sender: Any, **_: Any) -> None:
         sender.thread.wait_for(close_process(), CLOSE_SECONDS)
 
     def on_revoked(request: Any, **_: Any) -> None:
-        threads[0].wait_for(process().runner.cancelled(request.id), CLOSE_SECONDS)
+        jobs = (request.kwargs or {}).get("jobs") if request.task == wire.PACK_TASK else None
+        threads[0].wait_for(process().revoked(request.id, request.task, jobs), CLOSE_SECONDS)
 
     worker_process_init.connect(on_start, weak=False)
     task_revoked.connect(on_revoked, weak=False)

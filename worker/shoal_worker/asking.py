@@ -34,7 +34,7 @@ class Asker:
     replies: list[ChatReply] = field(default_factory=list)
 
     async def __call__(self, prompt: Prompt, parse: Callable[[Any], T]) -> T:
-        misfit = Misfit()
+        fault = ""
         prompt = replace(prompt, max_completion_tokens=round(prompt.max_completion_tokens * self.cap_factor))
         asked = prompt
         for again in range(1 + MAX_REASKS):
@@ -42,10 +42,10 @@ class Asker:
             try:
                 return parse(_decoded(reply.content))
             except Misfit as error:
-                misfit = error
-                note = f"Your last answer did not fit: {error.reason}. Answer again."
+                fault = error.reason
+                note = f"Your last answer did not fit: {fault}. Answer again."
                 asked = replace(prompt, user=f"{prompt.user}\n\n{note}")
-        raise Misfit(f"{misfit.reason} (asked {1 + MAX_REASKS} times)")
+        raise Misfit(f"{fault} (asked {1 + MAX_REASKS} times)")
 
     async def _whole_reply(self, prompt: Prompt, again: int) -> ChatReply:
         reply = await self._complete(prompt, again)

@@ -8,9 +8,16 @@ long a worker may give no sign of life before its connection is closed.
 import ssl
 from typing import Any
 
+from kombu import Queue
+
+from shoal import wire
 from shoal.publisher import amqp_queue, is_amqp, ssl_options
 from shoal.redis_url import Sentinels, is_sentinel
 from shoal_worker import transport
+
+
+def redis_queues() -> list[Queue]:
+    return [Queue(name, routing_key=name) for name in (wire.QUEUE, wire.BULK_QUEUE)]
 
 
 def configuration(queue_url: str, visibility_timeout_seconds: float) -> dict[str, Any]:
@@ -32,10 +39,12 @@ def configuration(queue_url: str, visibility_timeout_seconds: float) -> dict[str
         return {
             "broker_url": known.kombu_url(transport.SENTINEL_SCHEME),
             "broker_transport_options": {**options, "master_name": known.master},
+            "task_queues": redis_queues(),
         }
     scheme, _, rest = queue_url.partition("://")
     return {
         "broker_url": f"{transport.SCHEME}://{rest}",
         "broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED} if scheme == "rediss" else None,
         "broker_transport_options": options,
+        "task_queues": redis_queues(),
     }

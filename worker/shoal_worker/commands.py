@@ -9,6 +9,7 @@ from shoal.client import job_book
 from shoal.errors import QueueUnavailable, SettingsError
 from shoal.postgres_jobs import PostgresJobs
 from shoal.settings import ProducerSettings
+from shoal_worker.exporter import metrics
 from shoal_worker.stores import migrations
 from shoal_worker.up import up
 
@@ -72,4 +73,11 @@ def recover(older_than_seconds: float) -> None:
     click.echo(f"queued {asyncio.run(again())} jobs again")
 
 
-COMMANDS = {"up": up, "worker": worker, "sandbox": sandbox, "migrate": migrate, "recover": recover}
+COMMANDS = {
+    "up": up,
+    "worker": worker,
+    "sandbox": sandbox,
+    "migrate": migrate,
+    "recover": recover,
+    "metrics": metrics,
+}

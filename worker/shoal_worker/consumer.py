@@ -5,13 +5,24 @@ import uuid
 from typing import Any
 
 from celery.worker.consumer import Consumer as CeleryConsumer
+from celery.worker.control import control_command
 from redis.exceptions import RedisError
 
 from shoal_worker.process import process
 from shoal_worker.transport import Channel
 
+
+@control_command(args=[("job_id", str)])
+def shoal_cancel(state: Any, job_id: str) -> dict[str, str]:
+    """Remote control: end a job that runs in a message of many. `revoke` knows messages only."""
+    state.consumer.pool.thread.loop.call_soon_threadsafe(lambda: process().packs.cancel(job_id))
+    return {"ok": job_id}
+
+
 #: A store that is away holds the consumer up for this long at most; then the message stays unacknowledged.
 BURY_SECONDS = 30.0
+#: How late those who watch may hear what became of a task.
+EVENTS_SECONDS = 0.25
 
 
 class Consumer(CeleryConsumer):
@@ -21,6 +32,25 @@ class Consumer(CeleryConsumer):
         """Without Celery's delayed queues in RabbitMQ: what waits for its time waits in our outbox."""
 
         default_steps = tuple(step for step in CeleryConsumer.Blueprint.default_steps if "delayed_delivery" not in step)
+
+    _events_are_due = False
+
+    def on_send_event_buffered(self) -> None:
+        """Celery publishes what it has after every turn of its loop, and waits for the server each time."""
+        if self.hub and not self._events_are_due:
+            self._events_are_due = True
+            self.hub.call_later(EVENTS_SECONDS, self._flush_events)
+
+    def _flush_events(self) -> None:
+        self._events_are_due = False
+        super()._flush_events()
+
+    def create_task_handler(self, *args: Any, **options: Any) -> Any:
+        """Called at the start of each connection: its channel learns what the pool has use for."""
+        channel = getattr(self.task_consumer, "channel", None)
+        if isinstance(channel, Channel):
+            channel.room_of = self.pool.slots.room
+        return super().create_task_handler(*args, **options)
 
     def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002 Celery's signature
         self._bury(message, "the message names no task")

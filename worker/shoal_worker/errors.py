@@ -9,7 +9,8 @@
         + ProviderUnavailable   the provider failed, before or inside a reply with status 200
         + EmptyAnswer           a reply that says it is finished and holds nothing
      x PauseError               wait, as long as asked where a time is named; costs no attempt
-        + RateLimited           429 of any origin, 503 that names a time, in-flight budget
+        + RateLimited           429 of any origin, 503 that names a time, in-flight budget; `origin` tells which
+        + Throttled             not sent: we hold calls back, because of what the provider said to others
         + OutOfMoney            credits, key limit or budget spent: until somebody acts or it resets
         + Unauthorized          the key is missing, disabled or expired: until somebody acts
         + LeaseHeld             another worker has this job
@@ -28,9 +29,12 @@
 Messages never hold prompts, texts or answers: they go to logs, Sentry and dead letters.
 """
 
+from enum import StrEnum
 from typing import ClassVar
 
 from shoal.jobs import Usage
+
+_NOTHING = Usage()
 
 
 class WorkerError(Exception):
@@ -44,7 +48,7 @@ class WorkerError(Exception):
     def __init__(self, reason: str = "", usage: Usage | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.usage = usage or Usage()
+        self.usage = usage or _NOTHING
 
 
 class TransientError(WorkerError):
@@ -83,10 +87,36 @@ class PauseError(WorkerError):
         self.after_seconds = after_seconds
 
 
+class LimitOrigin(StrEnum):
+    """Whose limit it is. All but the last two are the whole key's."""
+
+    PLATFORM = "platform"
+    ADMISSION = "admission"
+    IN_FLIGHT = "in_flight"
+    UPSTREAM = "upstream"
+    OVERLOAD = "overload"
+
+
 class RateLimited(PauseError):
-    """Too much at once. `limit_source` in the reason tells whose limit it is."""
+    """Too much at once."""
 
     cause = "rate_limited"
+
+    def __init__(
+        self,
+        reason: str = "",
+        after_seconds: float | None = None,
+        usage: Usage | None = None,
+        origin: LimitOrigin = LimitOrigin.UPSTREAM,
+    ) -> None:
+        super().__init__(reason, after_seconds, usage)
+        self.origin = origin
+
+
+class Throttled(PauseError):
+    """Our own limits have no room for this call soon: nothing was sent."""
+
+    cause = "throttled"
 
 
 class OutOfMoney(PauseError):

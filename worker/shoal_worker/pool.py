@@ -5,7 +5,8 @@ Two threads, and everything has its place on one of them:
 - the *consumer's* thread (main): Celery's hub, `on_apply`, grow and shrink, and every callback into Celery (accept,
   success, failure, time-out), because those acknowledge messages and the channel belongs to this thread. Run on the
   other thread, the consumer stalls once its prefetch window is full.
-- the *loop's* thread: the tasks, each in a greenlet (`loop.py`), under Celery's own tracer.
+- the *loop's* thread: the tasks, each in a greenlet (`loop.py`), under Celery's own tracer. A task begins when there is
+  a slot for it (`slots.py`); a message of many jobs begins at once, and its jobs take slots.
 
 Calls cross in two deques, and a crossing is announced only when the other side has nothing announced yet.
 """
@@ -17,6 +18,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -26,6 +28,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import worker_process_init, worker_process_shutdown
 
 from shoal_worker.loop import LoopThread, drive
+from shoal_worker.slots import Load, Slots, working_on
 
 Callback = Callable[[], Any]
 
@@ -38,9 +41,10 @@ TERMINATE_SECONDS = 5.0
 class Run:
     """One task on its way through the pool. Celery keeps a weak reference to it, to terminate it."""
 
-    def __init__(self, number: int, call: Callable[[], Any], options: dict[str, Any]) -> None:
+    def __init__(self, number: int, call: Callable[[], Any], load: Load, options: dict[str, Any]) -> None:
         self.number = number
         self.call = call
+        self.load = load
         self.options = options
         self.task: asyncio.Task[Any] | None = None
         self.timers: list[asyncio.TimerHandle] = []
@@ -75,6 +79,7 @@ class TaskPool(BasePool):
 
     def on_start(self) -> None:
         self.thread = LoopThread()
+        self.slots = Slots(self.limit)
         self._runs: dict[int, Run] = {}  # loop's thread adds and removes; len() is read anywhere
         self._numbers = count(1)
         self._backlog: deque[Run] = deque()
@@ -96,19 +101,20 @@ class TaskPool(BasePool):
     # --- the consumer's thread --------------------------------------------------------------------------------
 
     def on_apply(self, target: Callable[..., Any], args: Any = (), kwargs: Any = None, **options: Any) -> Run:
-        run = Run(next(self._numbers), lambda: target(*args, **(kwargs or {})), options)
+        run = Run(next(self._numbers), lambda: target(*args, **(kwargs or {})), load_of(args), options)
         run.pool = self
+        self.slots.announce(run.load)
         self._backlog.append(run)
         self._announce_starts()
         return run
 
     def grow(self, n: int = 1) -> None:
-        self.limit += n
+        self.limit = self.slots.limit = self.limit + n
         self._announce_starts()
 
     def shrink(self, n: int = 1) -> None:
         """Take slots away. Tasks in them finish; nothing new starts above the limit."""
-        self.limit = max(1, self.limit - n)
+        self.limit = self.slots.limit = max(1, self.limit - n)
 
     def terminate_job(self, pid: int, signal: Any = None) -> None:
         run = self._runs.get(pid)
@@ -121,6 +127,7 @@ class TaskPool(BasePool):
     def on_stop(self) -> None:
         """Warm: what runs finishes; what has not started goes back to the queue with the channel."""
         self._backlog.clear()
+        self.thread.loop.call_soon_threadsafe(self.slots.close)
         with self._listening() as wait:
             while self._runs:
                 wait(DRAIN_TICK_SECONDS)
@@ -129,6 +136,7 @@ class TaskPool(BasePool):
     def on_terminate(self) -> None:
         """Cold: what is done is delivered, what runs is cancelled and goes back to the queue."""
         self._backlog.clear()
+        self.thread.loop.call_soon_threadsafe(self.slots.close)
         for run in list(self._runs.values()):
             run.terminate()
         ends_at = time.monotonic() + TERMINATE_SECONDS
@@ -184,15 +192,23 @@ class TaskPool(BasePool):
 
     def _start_some(self) -> None:
         self._starts_announced = False
-        while self._backlog and len(self._runs) < self.limit:
+        while self._backlog:
             try:
                 run = self._backlog.popleft()
             except IndexError:
-                return
-            self._runs[run.number] = run
+                break
+            if run.load.is_pack:
+                self._start(run)
+            else:
+                self.slots.request(run.load, partial(self._start_or_drop, run))
+        self.slots.serve()
+
+    def _start_or_drop(self, run: Run, has_slot: bool) -> None:
+        if has_slot:
             self._start(run)
 
     def _start(self, run: Run) -> None:
+        self._runs[run.number] = run
         loop = self.thread.loop
         accept = run.options.get("accept_callback")
         if accept:
@@ -207,12 +223,15 @@ class TaskPool(BasePool):
 
     async def _body(self, run: Run) -> None:
         try:
-            value = await drive(lambda: self._guarded(run), run.seen_as)
+            with working_on(run.load):
+                value = await drive(lambda: self._guarded(run), run.seen_as)
         finally:
             for timer in run.timers:
                 timer.cancel()
             del self._runs[run.number]
-            self._start_some()
+            self.slots.end(run.load, run.load.jobs)
+            if not run.load.is_pack:
+                self.slots.release()
         if not run.ended_by_celery:
             self._call_back(value)
 
@@ -256,8 +275,18 @@ class TaskPool(BasePool):
 
     @property
     def running(self) -> int:
-        """How many tasks run now."""
-        return len(self._runs)
+        """How many jobs run now."""
+        return self.slots.running
 
     def _get_info(self) -> dict[str, Any]:
-        return {**super()._get_info(), "running": self.running, "waiting": len(self._backlog)}
+        waiting = {lane: len(self.slots.lanes[lane].waiting) for lane in self.slots.lanes}
+        return {**super()._get_info(), "running": self.running, "waiting": waiting}
+
+
+def load_of(args: Any) -> Load:
+    """What Celery hands over of a task: its name, id, headers and body first."""
+    match args:
+        case [str(name), _, dict(headers), (str() | bytes()) as body, *_]:
+            return Load.of(name, headers, len(body))
+        case _:
+            return Load.of("", {}, 0)

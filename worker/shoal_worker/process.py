@@ -18,16 +18,23 @@ from redis.asyncio import Redis
 
 from shoal import wire
 from shoal.client import job_book
+from shoal.fleet import Fleet, FleetView, WorkerReport
 from shoal.postgres import Database
 from shoal.publisher import is_amqp
 from shoal.redis_url import open_client
 from shoal.signing import Signer
+from shoal_worker.board import LocalBoard, RedisBoard
 from shoal_worker.calls import CountedModel, clear_doubts
+from shoal_worker.limits import LimitedModel, Limits, gateway_name
 from shoal_worker.openrouter import Gateway, OpenRouter
+from shoal_worker.packs import Packs, job_ids
 from shoal_worker.ports import JobStore
+from shoal_worker.quota import Rates
 from shoal_worker.replies import Prices
-from shoal_worker.runner import Limits, Runner, runner_for
+from shoal_worker.runner import Limits as JobLimits
+from shoal_worker.runner import Runner, runner_for
 from shoal_worker.settings import WorkerSettings
+from shoal_worker.slots import Slots
 from shoal_worker.stores.postgres import PostgresStore
 from shoal_worker.stores.redis import RedisStore
 
@@ -36,6 +43,8 @@ UPKEEP_SECONDS = 1.0
 OUTBOX_SECONDS = 0.2
 PAUSE_SECONDS = 0.05
 RETENTION_SECONDS = 60.0
+#: How much of the estimate of a slot's throughput the newest second is.
+CAPACITY_SHARE = 0.3
 
 log = structlog.get_logger()
 
@@ -43,7 +52,7 @@ log = structlog.get_logger()
 class Process:
     """The runner of this process and its upkeep: leases renewed, unreadable items buried, the outbox published."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, slots: Slots) -> None:
         signer = Signer.of(settings.signing_keys)
         queue_url = settings.queue.get_secret_value()
         self._queue = None if is_amqp(queue_url) else redis_client(queue_url)
@@ -53,20 +62,35 @@ class Process:
         self.provider = OpenRouter(gateway)
         self.model = CountedModel(self.provider, self.store.calls, gateway.prices, grace_seconds=settings.lease_seconds)
         self._generations = self.provider if gateway.openrouter_fields else None
-        limits = Limits(settings.model, settings.model_deadline_seconds, settings.job_time_limit_seconds)
+        job_limits = JobLimits(settings.model, settings.model_deadline_seconds, settings.job_time_limit_seconds)
         name = f"{os.getpid()}@{socket.gethostname()}/{uuid.uuid4().hex[:8]}"
-        self.runner: Runner = runner_for(name, self.store, self.model, limits, signer)
+        board = RedisBoard(self._queue, limits_name(settings)) if self._queue else LocalBoard()
+        self.limits = Limits(board, name, settings.model, Rates(settings.rpm, settings.tpm))
+        self.runner: Runner = runner_for(name, self.store, LimitedModel(self.model, self.limits), job_limits, signer)
+        slots.bound = self.limits.room
+        self.packs = Packs(self.runner, slots)
+        self._slots = slots
+        self._fleet = Fleet(self._queue) if self._queue else None
+        self._throughput = Throughput(time.monotonic(), slots)
+        #: How all workers stood a second ago; read on the consumer's thread too.
+        self.fleet_view: FleetView | None = None
         self._renew_every_seconds = settings.lease_seconds / 3
         self._dead_letter_ttl_seconds = settings.dead_letter_ttl_seconds
-        duties = [self._renew_leases, self._forget_old, self._clear_doubts]
+        duties = [self._renew_leases, self._forget_old, self._clear_doubts, self._keep_limits]
         duties += [self._bury_undecodable] if self._queue else []
         duties += [self._publish_due] if self._outbox else []
+        duties += [self._tell_and_look] if self._fleet else []
         self._upkeep = [asyncio.create_task(self._repeat(duty)) for duty in duties]
 
     async def bury(self, job_id: str, reason: str, raw: str) -> None:
         """A dead letter for a message that Celery cannot make a task of."""
         await self.runner.bury_unreadable(job_id, reason, raw)
         log.warning("unreadable_message", dead_letter=job_id, reason=reason)
+
+    async def revoked(self, task_id: str, name: str, jobs: Any) -> None:
+        """Celery's remote control ended a message: whoever waits for its jobs is told."""
+        ids = job_ids(jobs) if name == wire.PACK_TASK else [task_id]
+        await asyncio.gather(*map(self.runner.cancelled, ids))
 
     async def aclose(self) -> None:
         for task in self._upkeep:
@@ -105,6 +129,35 @@ class Process:
         assert self._outbox is not None
         return 0.0 if await self._outbox.publish_due() else OUTBOX_SECONDS
 
+    async def _keep_limits(self) -> float:
+        try:
+            return await self.limits.keep()
+        finally:
+            self._slots.serve()
+
+    @property
+    def calls_at_once(self) -> int | None:
+        """What the limits allow this process; None for any number."""
+        share = self.limits.share
+        return share.at_once if share else None
+
+    async def _tell_and_look(self) -> float:
+        assert self._fleet is not None
+        done_per_second, capacity_per_second = self._throughput.measure(time.monotonic())
+        share = self.limits.share
+        if share and share.rate is not None:
+            capacity_per_second = min(capacity_per_second, share.rate)
+        report = WorkerReport(
+            name=self.runner.name,
+            slots=self._slots.limit,
+            running=self._slots.running,
+            held=self._slots.held,
+            done_per_second=done_per_second,
+            capacity_per_second=capacity_per_second,
+        )
+        self.fleet_view = await self._fleet.look(report)
+        return UPKEEP_SECONDS
+
     async def _clear_doubts(self) -> float:
         await clear_doubts(self.store.calls, self._generations)
         return UPKEEP_SECONDS
@@ -139,6 +192,12 @@ def redis_client(url: str) -> Redis:
     )
 
 
+def limits_name(settings: WorkerSettings) -> str:
+    """Processes with the same gateway and key share their limits."""
+    key = settings.openrouter_api_key
+    return gateway_name(settings.openrouter_base_url, key.get_secret_value() if key else "")
+
+
 def gateway_of(settings: WorkerSettings) -> Gateway:
     return Gateway(
         base_url=settings.openrouter_base_url,
@@ -153,6 +212,28 @@ def gateway_of(settings: WorkerSettings) -> Gateway:
     )
 
 
+class Throughput:
+    """Jobs a second, and how many there would be with all slots in use; until something has ended, one a slot."""
+
+    def __init__(self, now: float, slots: Slots) -> None:
+        self._slots = slots
+        self._at = now
+        self._ended = self._count()
+        self._per_slot = 1.0
+
+    def _count(self) -> int:
+        return sum(lane.ended for lane in self._slots.lanes.values())
+
+    def measure(self, now: float) -> tuple[float, float]:
+        """Since the last time."""
+        ended, seconds = self._count(), max(1e-6, now - self._at)
+        per_second = (ended - self._ended) / seconds
+        self._at, self._ended = now, ended
+        if per_second and self._slots.running:
+            self._per_slot += (per_second / self._slots.running - self._per_slot) * CAPACITY_SHARE
+        return per_second, self._per_slot * self._slots.limit
+
+
 _current: list[Process] = []
 
 
@@ -161,8 +242,13 @@ def process() -> Process:
     return _current[0]
 
 
-async def open_process(settings: WorkerSettings) -> None:
-    _current[:] = [Process(settings)]
+def process_if_open() -> Process | None:
+    """For other threads: the same, while there is one."""
+    return next(iter(_current), None)
+
+
+async def open_process(settings: WorkerSettings, slots: Slots) -> None:
+    _current[:] = [Process(settings, slots)]
 
 
 async def close_process() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from shoal.jobs import Usage
 from shoal_worker.errors import (
     ContentRefused,
+    LimitOrigin,
     OutOfMoney,
     ProviderUnavailable,
     RateLimited,
@@ -199,7 +200,7 @@ def refusal(complaint: Complaint) -> WorkerError:
     if status == 403:
         return _forbidden(complaint)
     if status == 429:
-        return RateLimited(complaint.reason(), asked_seconds(complaint), complaint.usage)
+        return _limited(complaint, _origin(complaint))
     if status in UNAVAILABLE_STATUSES or status >= 500:
         return _unavailable(complaint)
     return _unacceptable(complaint)
@@ -210,8 +211,21 @@ def _payment(complaint: Complaint) -> WorkerError:
         complaint.limit_source == "openrouter_in_flight_budget"
         or complaint.metadata.get("reason") == "in_flight_budget_exhausted"
     )
-    kind = RateLimited if in_flight else OutOfMoney
-    return kind(complaint.reason(), asked_seconds(complaint), complaint.usage)
+    if in_flight:
+        return _limited(complaint, LimitOrigin.IN_FLIGHT)
+    return OutOfMoney(complaint.reason(), asked_seconds(complaint), complaint.usage)
+
+
+def _limited(complaint: Complaint, origin: LimitOrigin) -> RateLimited:
+    return RateLimited(complaint.reason(), asked_seconds(complaint), complaint.usage, origin)
+
+
+def _origin(complaint: Complaint) -> LimitOrigin:
+    """Whose limit a 429 is. The platform's own sources begin with its name; what names none comes from a provider."""
+    source = complaint.limit_source
+    if source == "openrouter_admission_control":
+        return LimitOrigin.ADMISSION
+    return LimitOrigin.PLATFORM if source.startswith("openrouter_") else LimitOrigin.UPSTREAM
 
 
 def _forbidden(complaint: Complaint) -> WorkerError:
@@ -230,7 +244,7 @@ def _forbidden(complaint: Complaint) -> WorkerError:
 def _unavailable(complaint: Complaint) -> WorkerError:
     asked = asked_seconds(complaint)
     if complaint.status == 503 and asked is not None:
-        return RateLimited(complaint.reason(), asked, complaint.usage)
+        return _limited(complaint, LimitOrigin.OVERLOAD)
     return ProviderUnavailable(complaint.reason(), complaint.usage)
 
 

@@ -34,6 +34,9 @@ class WorkerSettings(ProducerSettings):
     app_url: str = ""
     #: How many jobs one worker process runs at once.
     concurrency: int = Field(default=300, ge=1, le=5_000)
+    #: Calls and tokens a minute, all worker processes together. Unset: only what the provider lets us learn.
+    rpm: int | None = Field(default=None, ge=1)
+    tpm: int | None = Field(default=None, ge=1)
     #: One call to the model, sending and reading.
     model_deadline_seconds: float = Field(default=60.0, gt=0)
     #: One attempt at a job, all its calls together.

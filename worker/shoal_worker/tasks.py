@@ -11,11 +11,12 @@ from celery.exceptions import Retry as CeleryRetry
 from shoal import wire
 from shoal.errors import JobExpired, JobFailed
 from shoal.jobs import KINDS, Outcome
-from shoal_worker.errors import Expired
+from shoal_worker.errors import Expired, InvalidMessage
 from shoal_worker.loop import await_
 from shoal_worker.process import process
 from shoal_worker.retry import Discard, Retry, Snooze
 from shoal_worker.runner import Done
+from shoal_worker.slots import LOAD
 
 #: How long a delivery that our own code could not handle waits before it goes back to the queue.
 REDELIVERY_SECONDS = 5.0
@@ -24,9 +25,10 @@ log = structlog.get_logger()
 
 
 def register(app: Celery) -> None:
-    """One task a kind, all with the same body."""
+    """One task a kind, all with the same body, and one for messages of many jobs."""
     for kind in KINDS:
         app.task(run_job, name=wire.task_name(kind), bind=True, acks_late=True, throws=(JobFailed,))
+    app.task(run_pack, name=wire.PACK_TASK, bind=True, acks_late=True, throws=(JobFailed,))
 
 
 def run_job(task: Task, job: Any = None, **unknown: Any) -> str:
@@ -50,6 +52,20 @@ def run_job(task: Task, job: Any = None, **unknown: Any) -> str:
             raise failure(reason, task.request.id, cause)
         case _:
             assert_never(ending)
+
+
+def run_pack(task: Task, jobs: Any = None, **_: Any) -> str:
+    """Run one delivery of a message of many jobs. It comes again when one of them was brought to no end."""
+    if not isinstance(jobs, list):
+        reason = "jobs: a list is needed"
+        await_(process().bury(task.request.id, reason, str(jobs)))
+        raise JobFailed(reason, task.request.id, InvalidMessage.cause)
+    end = await_(process().packs.run(task.request.id, jobs, LOAD.get()))
+    if not end.is_whole:
+        if end.words["failed"]:
+            await_(asyncio.sleep(REDELIVERY_SECONDS))
+        raise Reject(end.summary(), requeue=True)
+    return end.summary()
 
 
 def summary(ended: Outcome[Any] | JobFailed) -> str:

@@ -5,6 +5,9 @@ it for ever. Here one script (`lua/fetch.lua`) moves many messages into the unac
 and brings in parked messages that are due, whole or not at all. Waiting takes nothing out: BLMOVE of a list's last
 message onto its own end is a no-op that returns when there is one.
 
+Queues are served in their order, a queue's tenants in turns (`lua/fetch.lua`). Of each so many messages are taken as
+the pool has use for: `room_of` is asked before each turn.
+
 Keys and messages are kombu's, so stock Celery clients and workers, Flower and KEDA understand the queues. Messages in
 flight are renewed while their tasks run (the visibility timeout can be short), those of a dead worker are put back
 by the living. A channel that closes puts nothing back, because its tasks go on: their acknowledgements wait in the
@@ -17,7 +20,7 @@ answer single.
 
 import logging
 from collections import deque
-from importlib.resources import files
+from collections.abc import Callable
 from queue import Empty
 from time import monotonic
 from typing import Any
@@ -46,6 +49,8 @@ VERDICTS_AT_ONCE = 500
 WAIT_SECONDS = 1.0
 #: With several queues each is waited for in turn.
 WAIT_SECONDS_EACH = 0.1
+#: What waits for room is looked at again after this long.
+ROOM_SECONDS = 0.01
 #: How long an acknowledgement waits for company when nothing is fetched.
 FLUSH_SECONDS = 0.02
 RESTORE_AT_ONCE = 200
@@ -53,7 +58,9 @@ RESTORE_AT_ONCE = 200
 FULL_SERVER_SECONDS = 0.2
 
 _SCRIPTS = {
-    name: files("shoal_worker").joinpath("lua", f"{name}.lua").read_text() for name in ("fetch", "renew", "expired")
+    "fetch": wire.script("shoal", "queue") + wire.script("shoal_worker", "fetch"),
+    "renew": wire.script("shoal_worker", "renew"),
+    "expired": wire.script("shoal_worker", "expired"),
 }
 
 
@@ -120,11 +127,15 @@ class Channel(stock.Channel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._fetching = False
-        self._may_have_more = True
+        #: The queues that may have messages for us; known after each turn.
+        self._may_have_more: set[str] = set()
+        self._looks_at_all = True
         self._sent: tuple[list[Ack], list[Move]] = ([], [])
-        self._fetch_lists: list[str] = []
+        self._asked: list[str] = []
         self._no_ack_queues: set[str] = set()
-        self._wait_again_at = 0.0
+        self._idle_until = 0.0
+        #: How many messages of a queue the pool has use for; None for as many as there are.
+        self.room_of: Callable[[str], int | None] = lambda _: None
         super().__init__(*args, **kwargs)
         self.ledger: Ledger = ledger_of(self._broker())
         self._shas = {name: self.client.script_load(text) for name, text in _SCRIPTS.items()}
@@ -142,22 +153,40 @@ class Channel(stock.Channel):
     # --- fetching: one request at a time on the connection that the hub reads ----------------------------------
 
     def _brpop_start(self, timeout: float | None = None) -> None:  # noqa: ARG002 kombu's signature
-        queues = self._queue_cycle.consume(len(self.active_queues))
-        if not queues:
+        queues = self._in_order(self._queue_cycle.consume(len(self.active_queues)))
+        now = monotonic()
+        if not queues or (now < self._idle_until and not self.ledger.undelivered_verdicts):
             return
-        verdicts = self.ledger.undelivered_verdicts
-        if not verdicts and monotonic() < self._wait_again_at:
+        rooms = [self._room(queue) for queue in queues]
+        has_use = any(room for queue, room in zip(queues, rooms, strict=True) if queue in self._may_have_more)
+        if not (self.ledger.undelivered_verdicts or self._looks_at_all or has_use):
+            if self._may_have_more or not any(rooms):
+                self._idle_until = now + ROOM_SECONDS
+                self._looks_at_all = True
+                return
+            self._send(False, "BLMOVE", queues[0], queues[0], "RIGHT", "RIGHT", self._wait_seconds(queues))
             return
-        fetching = self._may_have_more or bool(verdicts)
+        self._send(True, *self._fetch_command(queues, rooms))
+
+    def _send(self, fetching: bool, *command: Any) -> None:
         connection = self.client.connection
         self._in_poll = connection
         self._brpop_sent_at = monotonic()
         self._fetching = fetching
-        if self._fetching:
-            connection.send_command(*self._fetch_command(queues))
-        else:
-            seconds = WAIT_SECONDS if len(queues) == 1 else WAIT_SECONDS_EACH
-            connection.send_command("BLMOVE", queues[0], queues[0], "RIGHT", "RIGHT", seconds)
+        connection.send_command(*command)
+
+    def _in_order(self, queues: list[str]) -> list[str]:
+        """The bulk queue last: its messages come when the others have none."""
+        return sorted(queues, key=lambda queue: queue == wire.BULK_QUEUE)
+
+    def _wait_seconds(self, queues: list[str]) -> float:
+        # Whoever fills the bulk queue leaves a note in the first one.
+        return WAIT_SECONDS if len(set(queues) - {wire.BULK_QUEUE}) <= 1 else WAIT_SECONDS_EACH
+
+    def _room(self, queue: str) -> int:
+        """How many messages of a queue to take now."""
+        rooms = (FETCH_AT_ONCE, self.qos.can_consume_max_estimate(), self.room_of(queue))
+        return min(room for room in rooms if room is not None)
 
     def _brpop_read(self, **options: Any) -> bool:
         """Deliver what came; True when something did."""
@@ -167,7 +196,7 @@ class Channel(stock.Channel):
         except NoScriptError:
             self._forget_sent()
             self._load_scripts()
-            self._may_have_more = True
+            self._looks_at_all = True
             raise Empty from None
         except self.connection_errors:
             self._forget_sent()
@@ -175,8 +204,8 @@ class Channel(stock.Channel):
             raise
         except OutOfMemoryError:
             self._forget_sent()
-            self._wait_again_at = monotonic() + FULL_SERVER_SECONDS
-            self._may_have_more = True
+            self._idle_until = monotonic() + FULL_SERVER_SECONDS
+            self._looks_at_all = True
             raise Empty from None
         except RedisError:
             self._forget_sent()
@@ -185,36 +214,33 @@ class Channel(stock.Channel):
             self._in_poll = None
             self._flush_brpop_reauth()
         if not fetching:
-            self._may_have_more = True  # a message came, or a parked one may be due
+            self._looks_at_all = True  # a message came, or a parked one may be due
             raise Empty
         self._sent = ([], [])
         return self._deliver_all(reply)
 
-    def _fetch_command(self, queues: list[str]) -> tuple[Any, ...]:
-        room = self.qos.can_consume_max_estimate()
-        room = FETCH_AT_ONCE if room is None else min(room, FETCH_AT_ONCE)
-        self._fetch_lists = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
-        parked = [wire.parked(queue) for queue in queues]
+    def _fetch_command(self, queues: list[str], rooms: list[int]) -> tuple[Any, ...]:
+        self._asked = queues
+        self._looks_at_all = False
         self._sent = self.ledger.take_verdicts(VERDICTS_AT_ONCE)
-        return ("EVALSHA", self._shas["fetch"], *self._turn(room, len(queues), parked + self._fetch_lists))
+        lists = [self._q_for_pri(queue, step) for queue in queues for step in self.priority_steps]
+        return ("EVALSHA", self._shas["fetch"], *self._turn(rooms, [*map(wire.parked, queues), *lists]))
 
-    def _turn(self, room: int, queues: int, keys: list[str]) -> tuple[Any, ...]:
+    def _turn(self, rooms: list[int], keys: list[str]) -> tuple[Any, ...]:
         """Keys and arguments of the fetch script, with the verdicts in `_sent`."""
         acks, moves = self._sent
         fixed = [self.unacked_key, self.unacked_index_key, wire.UNDECODABLE]
         verdicts = [part for verdict in (*acks, *moves) for part in verdict]
-        return (len(fixed) + len(keys), *fixed, *keys, room, queues, len(acks), len(moves), *verdicts)
+        return (len(fixed) + len(keys), *fixed, *keys, len(rooms), len(acks), len(moves), *rooms, *verdicts)
 
     def _deliver_all(self, reply: list[Any]) -> bool:
-        now, drained, _next_due, *found = reply
-        self._may_have_more = not drained
-        queues = len(self._fetch_lists) // len(self.priority_steps)
-        score = bytes_to_str(now)
+        score, queues = bytes_to_str(reply[0]), self._asked
+        more, found = reply[1 : 1 + len(queues)], reply[1 + len(queues) :]
+        self._may_have_more = {queue for queue, is_more in zip(queues, more, strict=True) if is_more}
         arrived: deque[tuple[str, str, bytes]] = deque()
-        for place, tag, text in zip(found[0::3], found[1::3], found[2::3], strict=True):
-            list_key = self._fetch_lists[place - 4 - queues]
-            self.ledger.receive(bytes_to_str(tag), score, list_key)
-            arrived.append((list_key.split(self.sep)[0], bytes_to_str(tag), text))
+        for place, list_key, tag, text in zip(found[0::4], found[1::4], found[2::4], found[3::4], strict=True):
+            self.ledger.receive(bytes_to_str(tag), score, bytes_to_str(list_key))
+            arrived.append((queues[place - 1], bytes_to_str(tag), text))
         came = bool(arrived)
         try:
             while arrived:
@@ -260,7 +286,7 @@ class Channel(stock.Channel):
             acks, moves = self.ledger.take_verdicts(VERDICTS_AT_ONCE)
             waiting, self._sent = self._sent, (acks, moves)
             try:
-                self._call("fetch", *self._turn(0, 0, []))
+                self._call("fetch", *self._turn([], []))
             except (RedisError, OSError):
                 self.ledger.put_back(acks, moves)
                 raise
@@ -288,14 +314,16 @@ class Channel(stock.Channel):
         for tag, score, value in zip(found[0::3], found[1::3], found[2::3], strict=True):
             payload, exchange, routing_key = loads(bytes_to_str(value))
             step = self._get_message_priority(payload, reverse=False)
+            tenant = (payload.get("headers") or {}).get(wire.TENANT_HEADER)
             for queue in self._lookup(exchange, routing_key):
-                move = Move(bytes_to_str(tag), bytes_to_str(score), self._q_for_pri(queue, step), dumps(payload))
+                place = wire.waiting_list(queue, tenant) if tenant else self._q_for_pri(queue, step)
+                move = Move(bytes_to_str(tag), bytes_to_str(score), place, dumps(payload))
                 self.ledger.move_unheld(move)
                 self.ledger.counts.restored += 1
         if found:
             log.warning("restored %d messages of workers that are gone", len(found) // 3)
             self.flush()
-            self._may_have_more = True
+            self._looks_at_all = True
 
     def release(self) -> None:
         """Put everything back that is not acknowledged: for a worker that stops, when its tasks have ended."""

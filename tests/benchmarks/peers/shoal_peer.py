@@ -2,8 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import uvloop
 
@@ -16,15 +15,6 @@ def question(text: str) -> Classify:
     return Classify(text=text, labels=LABELS)
 
 
-def enqueue_bulk(shoal: Shoal, questions: Iterable[Classify]) -> list[Any]:
-    """The bulk lane: jobs packed into messages."""
-    enqueue_many: Any = getattr(shoal, "enqueue_many", None)
-    if enqueue_many is not None:
-        jobs: list[Any] = enqueue_many(questions)
-        return jobs
-    return [shoal.enqueue(one) for one in questions]
-
-
 def enqueue(texts: list[str]) -> None:
     lane = os.environ["BENCH_LANE"]
     if lane == "single":
@@ -33,7 +23,7 @@ def enqueue(texts: list[str]) -> None:
     with Shoal() as shoal:
         questions = map(question, texts)
         if lane == "bulk":
-            enqueue_bulk(shoal, questions)
+            shoal.enqueue_many(questions)
         else:
             for one in questions:
                 shoal.enqueue(one)

@@ -11,13 +11,13 @@ from string import Template
 
 def fill(name: str, **variables: str) -> str:
     """The text of a prompt. Raises ValueError unless exactly its own variables are given."""
-    template = _template(name)
-    own = set(template.get_identifiers())
-    if own != set(variables):
+    template, own = _template(name)
+    if own != variables.keys():
         raise ValueError(f"prompt {name} takes {sorted(own)}, not {sorted(variables)}")
     return template.substitute(variables)
 
 
 @cache
-def _template(name: str) -> Template:
-    return Template(files(__name__).joinpath(f"{name}.md").read_text(encoding="utf-8").strip())
+def _template(name: str) -> tuple[Template, frozenset[str]]:
+    template = Template(files(__name__).joinpath(f"{name}.md").read_text(encoding="utf-8").strip())
+    return template, frozenset(template.get_identifiers())

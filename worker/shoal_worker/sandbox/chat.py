@@ -3,7 +3,7 @@
 1. It is recorded and, when it is not valid, refused.
 2. The response cache may answer it at once, free of charge.
 3. A fault may be asked for: by header, by a marker in the text, by the scenario.
-4. It must find room in the in-flight budget.
+4. It must find room in the in-flight budget and in the provider's capacity.
 5. A fault that stands in the answer's place ends it here.
 6. The model's time passes. Whoever leaves now does not stop it.
 7. It is answered and billed.
@@ -31,9 +31,9 @@ from shoal_worker.sandbox.faults import (
     faults_in_text,
 )
 from shoal_worker.sandbox.ledger import NO_USAGE, Ledger, Record
-from shoal_worker.sandbox.metering import BYTES_PER_TOKEN, InFlightBudget, PrefixMemory, Usage
+from shoal_worker.sandbox.metering import BYTES_PER_TOKEN, Capacity, InFlightBudget, PrefixMemory, Usage
 from shoal_worker.sandbox.replay import CacheWish, ReplayCache, Stored, cache_wish, hit_headers
-from shoal_worker.sandbox.replies import JSON, Refused, error, in_flight_budget_full, scripted
+from shoal_worker.sandbox.replies import JSON, Refused, error, in_flight_budget_full, scripted, upstream_full
 from shoal_worker.sandbox.scenario import Playback, Scenario
 from shoal_worker.sandbox.spoilage import spoiled
 from shoal_worker.sandbox.validation import Ask, read_ask
@@ -70,6 +70,7 @@ class Sandbox:
         self.cache = ReplayCache()
         self.prefixes = PrefixMemory()
         self.budget = InFlightBudget()
+        self.capacity = Capacity()
         self._turns: dict[_Counted, int] = {}
         self.play(self._first_scenario)
 
@@ -106,6 +107,8 @@ class Sandbox:
         exchange = Exchange(request, ask, record, ledger, call, wish)
         budget, held_usd = self.budget, self._hold(ask)
         try:
+            if not self.capacity.take(self.playback.scenario.capacity_per_second, time.monotonic()):
+                raise Refused(upstream_full())
             return await self._answered(exchange)
         finally:
             asyncio.get_running_loop().call_later(SETTLE_SECONDS, budget.release, held_usd)

@@ -112,3 +112,23 @@ class InFlightBudget:
 
     def release(self, weight_usd: float) -> None:
         self._held_usd = max(0.0, self._held_usd - weight_usd)
+
+
+class Capacity:
+    """A provider's calls a second, as a bucket that holds one second's worth. It outlives a change of its size."""
+
+    def __init__(self) -> None:
+        self._tokens = float("inf")
+        self._filled_at = 0.0
+
+    def take(self, per_second: float | None, now: float) -> bool:
+        """Whether there is room for one call more. `now` is monotonic; `per_second` None: always."""
+        if per_second is None:
+            return True
+        depth = max(1.0, per_second)
+        self._tokens = min(depth, self._tokens + (now - self._filled_at) * per_second)
+        self._filled_at = now
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True

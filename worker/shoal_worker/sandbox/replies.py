@@ -121,7 +121,8 @@ def _upstream_http_date(seconds: float, now: float) -> Reply:
     return error(429, "Provider returned error", _upstream_metadata(None), Retry_After=until)
 
 
-def _upstream_no_header(_seconds: float, _now: float) -> Reply:
+def upstream_full() -> Reply:
+    """The provider's 429 that names no time."""
     return error(429, "Provider returned error", _upstream_metadata(None))
 
 
@@ -252,7 +253,7 @@ _MADE: dict[Fault, Callable[[float, float], Reply]] = {
     Fault.REGION_403: _region,
     Fault.UPSTREAM_429: _upstream,
     Fault.UPSTREAM_429_HTTP_DATE: _upstream_http_date,
-    Fault.UPSTREAM_429_NO_HEADER: _upstream_no_header,
+    Fault.UPSTREAM_429_NO_HEADER: lambda _seconds, _now: upstream_full(),
     Fault.ADMISSION_429: _admission,
     Fault.CAPACITY_EXHAUSTED_429: _capacity_exhausted,
     Fault.PLATFORM_429: _platform,

@@ -1,4 +1,4 @@
-"""What the sandbox is told to do: latency, an in-flight budget, and faults by request number, share or time."""
+"""What the sandbox is told to do: latency, an in-flight budget, a capacity, and faults by number, share or time."""
 
 from random import Random
 from typing import Annotated, Self
@@ -57,6 +57,8 @@ class Scenario(BaseModel):
     keep_bodies: bool = False
     #: What all requests in flight may hold together, in USD. None: no such budget.
     in_flight_budget_usd: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    #: How many calls a second the provider takes, with bursts of one second's worth. None: all of them.
+    capacity_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     faults: tuple[FaultRule, ...] = ()
 
 
