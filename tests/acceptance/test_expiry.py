@@ -41,7 +41,8 @@ def test_a_call_in_flight_is_closed_when_the_life_of_its_job_ends(
     letter = letter_of(client, job.id)
     assert letter.cause == "expired"
     assert [tried.cause for tried in letter.history] == ["expired"]
-    assert letter.history[0].began_at < ends_at <= letter.history[0].ended_at
+    # Timers go by another clock.
+    assert letter.history[0].began_at < ends_at < letter.history[0].ended_at + 0.1
     eventually(lambda: client.hlen("unacked") == 0, what="its message to be gone")
     assert client.zcard("shoal:parked:shoal") == client.llen("shoal") == 0
     eventually(lambda: sandbox.bill()["in_flight"] == 0, what="the model's end of it")

@@ -36,8 +36,14 @@ class Consumer(CeleryConsumer):
     _events_are_due = False
 
     def on_send_event_buffered(self) -> None:
-        """Celery publishes what it has after every turn of its loop, and waits for the server each time."""
-        if self.hub and not self._events_are_due:
+        """Celery publishes what it has after every turn of its loop, and waits for Redis each time.
+
+        RabbitMQ is not waited for; and a worker that wakes from a long sleep with events in hand hangs on a connection
+        that RabbitMQ has closed.
+        """
+        if not isinstance(getattr(self.task_consumer, "channel", None), Channel):
+            super().on_send_event_buffered()
+        elif self.hub and not self._events_are_due:
             self._events_are_due = True
             self.hub.call_later(EVENTS_SECONDS, self._flush_events)
 
@@ -47,6 +53,7 @@ class Consumer(CeleryConsumer):
 
     def create_task_handler(self, *args: Any, **options: Any) -> Any:
         """Called at the start of each connection: its channel learns what the pool has use for."""
+        self._events_are_due = False
         channel = getattr(self.task_consumer, "channel", None)
         if isinstance(channel, Channel):
             channel.room_of = self.pool.slots.room
