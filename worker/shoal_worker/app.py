@@ -7,6 +7,9 @@ from typing import Any
 
 from celery import Celery
 from celery.signals import task_revoked, worker_process_init, worker_process_shutdown
+from kombu import serialization
+from kombu.utils import json as kombu_json
+from pydantic_core import from_json
 
 from shoal import wire
 from shoal_worker import broker, tasks
@@ -18,8 +21,17 @@ from shoal_worker.settings import WorkerSettings
 CLOSE_SECONDS = 5.0
 
 
+def read_json(text: str | bytes) -> Any:
+    """Kombu's own decoder looks at each object for types of Python's, which ours never hold."""
+    try:
+        return from_json(text)
+    except ValueError:
+        return kombu_json.loads(text)
+
+
 def make_app(settings: WorkerSettings) -> Celery:
     """Celery's app, for a worker."""
+    serialization.register("json", kombu_json.dumps, read_json, "application/json", "utf-8")
     app = Celery("shoal", set_as_current=True)
     app.conf.update(
         **broker.configuration(settings.queue.get_secret_value(), settings.visibility_timeout_seconds),

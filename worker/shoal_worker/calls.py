@@ -10,7 +10,6 @@ import hashlib
 import time
 import uuid
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -66,7 +65,7 @@ class CountedModel:
             await self._write(self._ledger.settle(call, NOT_BILLED))
             raise
         try:
-            reply = await self._model.complete(replace(request, on_generation=generation_ids.append))
+            reply = await self._model.complete(request.heard_by(generation_ids.append))
         except WorkerError as error:
             if isinstance(error, ReplyLost):
                 await self._write(self._ledger.doubt(call, *generation_ids))

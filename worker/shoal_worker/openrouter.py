@@ -17,6 +17,7 @@ from typing import Any, Literal
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
+from multidict import CIMultiDict
 from pydantic import SecretStr
 
 from shoal.jobs import Usage
@@ -53,6 +54,17 @@ class Gateway:
 
 
 @dataclass(frozen=True, slots=True)
+class Sending:
+    """What httpx's transport reads of a request. `httpx.Request` would make its headers anew for each call."""
+
+    method: str
+    url: str
+    headers: CIMultiDict[str]
+    content: bytes
+    extensions: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class KeyStatus:
     """What the provider says of the key. `limit_remaining_usd` None: the key has no limit, or none is told."""
 
@@ -67,11 +79,11 @@ class OpenRouter:
     def __init__(self, gateway: Gateway, clock: Callable[[], float] = time.time) -> None:
         self._gateway = gateway
         self._clock = clock
-        self._headers = httpx.Headers(_headers(gateway))
-        self._chat_url = httpx.URL(f"{gateway.base_url.rstrip('/')}/chat/completions")
+        self._headers = CIMultiDict(_headers(gateway))
+        self._chat_url = f"{gateway.base_url.rstrip('/')}/chat/completions"
         # /key is OpenRouter's own; other gateways show by their list of models whether they accept a key.
         check_path = "key" if gateway.openrouter_fields else "models"
-        self._check_url = httpx.URL(f"{gateway.base_url.rstrip('/')}/{check_path}")
+        self._check_url = f"{gateway.base_url.rstrip('/')}/{check_path}"
         self._generation_url = httpx.URL(f"{gateway.base_url.rstrip('/')}/generation")
         self._extensions = {"timeout": {"connect": gateway.connect_seconds}}
         self._transport = _transport(gateway)
@@ -97,7 +109,7 @@ class OpenRouter:
 
     async def charged(self, generation_id: str) -> Settlement | None:
         """What a generation was charged. Raises a `WorkerError` when that cannot be told."""
-        url = self._generation_url.copy_merge_params({"id": generation_id})
+        url = str(self._generation_url.copy_merge_params({"id": generation_id}))
         reply = await self._exchange("GET", url, b"", _LOOKUP_SECONDS)
         return read_generation(reply, self._gateway.prices, now=self._clock())
 
@@ -107,12 +119,12 @@ class OpenRouter:
     async def _exchange(
         self,
         method: str,
-        url: httpx.URL,
+        url: str,
         body: bytes,
         deadline_seconds: float,
         on_generation: Callable[[str], None] | None = None,
     ) -> HttpReply:
-        request = httpx.Request(method, url, headers=self._headers, content=body, extensions=self._extensions)
+        request: Any = Sending(method, url, self._headers, body, self._extensions)
         response: httpx.Response | None = None
         try:
             async with asyncio.timeout(deadline_seconds):
@@ -128,6 +140,9 @@ class OpenRouter:
             raise DeadlineExceeded(reason, Usage(calls=1)) from None
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
             raise _transport_error(error, response) from None
+
+
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def chat_body(request: ChatRequest, gateway: Gateway) -> bytes:
@@ -151,7 +166,7 @@ def chat_body(request: ChatRequest, gateway: Gateway) -> bytes:
         if gateway.provider_only:
             body["provider"] = {"only": list(gateway.provider_only)}
     # Half a surrogate pair becomes its JSON escape, which is no reason to fail.
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+    return _COMPACT.encode(body).encode("utf-8", "backslashreplace")
 
 
 def _headers(gateway: Gateway) -> dict[str, str]:

@@ -39,6 +39,11 @@ class ChatRequest:
     tenant: str = ""
     on_generation: Callable[[str], None] | None = field(default=None, compare=False)
 
+    def heard_by(self, on_generation: Callable[[str], None]) -> "ChatRequest":
+        """The same request. (`dataclasses.replace` takes four times as long, and this is done for each call.)"""
+        asked = (self.prompt, self.model, self.custom_id, self.deadline_seconds, self.round, self.kind, self.tenant)
+        return ChatRequest(*asked, on_generation)
+
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:

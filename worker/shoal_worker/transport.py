@@ -29,6 +29,7 @@ from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as stock
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
+from pydantic_core import from_json
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 from redis.sentinel import SentinelManagedConnection
@@ -255,7 +256,7 @@ class Channel(stock.Channel):
 
     def _deliver_one(self, queue: str, tag: str, text: bytes) -> None:
         try:
-            payload = loads(bytes_to_str(text))
+            payload = from_json(text)
             payload["properties"]["delivery_tag"]
         except (ValueError, TypeError, LookupError):
             self.ledger.move(tag, text, wire.UNDECODABLE)

@@ -1,5 +1,7 @@
 """Classify: the evidence is asked for before the label, so that the choice can lean on it."""
 
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from shoal.jobs import NONE_OF_THESE, Classify, ClassifyResult, Label, ScoredLabel, Span
@@ -30,14 +32,32 @@ async def answer(args: Classify, ask: Ask) -> ClassifyResult:
 
 
 def render(args: Classify) -> Prompt:
-    asset = "classify_many.v1" if args.many else "classify.v1"
-    return Prompt(
-        system=fill(asset, labels="\n".join(_lines(args))),
-        user=fenced("text", args.text),
-        schema_name=SCHEMA_NAME,
-        schema=_schema(args),
-        max_completion_tokens=_cap(args),
+    frame = _frame(args.labels, args.many, args.none_of_these)
+    return Prompt(frame.system, fenced("text", args.text), SCHEMA_NAME, frame.schema, frame.cap)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What is the same for all texts of one set of labels."""
+
+    names: list[str]
+    system: str
+    schema: dict[str, Any]
+    cap: int
+
+
+@lru_cache(maxsize=256)
+def _frame(labels: tuple[Label, ...], many: bool, none_of_these: bool) -> Frame:
+    names = [label.name for label in labels] + ([NONE_OF_THESE] if none_of_these else [])
+    system = fill(
+        "classify_many.v1" if many else "classify.v1", labels="\n".join(map(_line, _shown(labels, none_of_these)))
     )
+    return Frame(names, system, _schema(names, many), _cap(names, many))
+
+
+def _shown(labels: tuple[Label, ...], none_of_these: bool) -> tuple[Label, ...]:
+    none = (Label(name=NONE_OF_THESE, description="no other label fits"),) if none_of_these else ()
+    return labels + none
 
 
 def parse(answer: Any, args: Classify) -> ClassifyResult:
@@ -54,29 +74,20 @@ def parse(answer: Any, args: Classify) -> ClassifyResult:
     )
 
 
-def _names(args: Classify) -> list[str]:
-    return [label.name for label in args.labels] + ([NONE_OF_THESE] if args.none_of_these else [])
-
-
-def _lines(args: Classify) -> list[str]:
-    none = [Label(name=NONE_OF_THESE, description="no other label fits")] if args.none_of_these else []
-    return [_line(label) for label in (*args.labels, *none)]
-
-
 def _line(label: Label) -> str:
     name, description = " ".join(label.name.split()), " ".join(label.description.split())
     return f"- {name}: {description}" if description else f"- {name}"
 
 
-def _schema(args: Classify) -> dict[str, Any]:
-    scored = {"label": strict_choice(_names(args)), "confidence": {"type": "number"}}
-    chosen = {"labels": strict_array(strict_object(scored))} if args.many else scored
+def _schema(names: list[str], many: bool) -> dict[str, Any]:
+    scored = {"label": strict_choice(names), "confidence": {"type": "number"}}
+    chosen = {"labels": strict_array(strict_object(scored))} if many else scored
     return strict_object({"evidence": {"type": "string"}, **chosen})
 
 
-def _cap(args: Classify) -> int:
-    sizes = [estimated_tokens(name) + _LABEL_TOKENS for name in _names(args)]
-    return answer_cap(_FRAME_TOKENS + (sum(sizes) if args.many else max(sizes)))
+def _cap(names: list[str], many: bool) -> int:
+    sizes = [estimated_tokens(name) + _LABEL_TOKENS for name in names]
+    return answer_cap(_FRAME_TOKENS + (sum(sizes) if many else max(sizes)))
 
 
 def _labels(said: list[Any], args: Classify) -> list[tuple[str, float]]:
@@ -84,7 +95,7 @@ def _labels(said: list[Any], args: Classify) -> list[tuple[str, float]]:
 
 
 def _label(said: Any, path: str, args: Classify) -> tuple[str, float]:
-    name = as_choice(member(said, "label"), _names(args))
+    name = as_choice(member(said, "label"), _frame(args.labels, args.many, args.none_of_these).names)
     if name is None:
         raise Misfit(f"{path}label must be one of the given labels")
     confidence = as_number(member(said, "confidence"))
