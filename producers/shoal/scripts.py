@@ -20,7 +20,7 @@ from redis.exceptions import NoScriptError, RedisError
 from shoal.redis_url import has_replicas, is_replaced
 
 #: Enough to hide the round trip, few enough that Redis answers others in between.
-MAX_CALLS_PER_PIPELINE = 500
+MAX_CALLS_PER_PIPELINE = 100
 #: A replica is less than this behind, or there is none to wait for.
 REPLICA_MS = 500
 

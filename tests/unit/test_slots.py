@@ -135,11 +135,12 @@ def test_who_gives_up_waiting_takes_no_slot_and_who_has_one_gives_it_back() -> N
         slots = Slots(1)
 
         async def work(seconds: float) -> None:
-            await slots.take(load(BULK))
+            place = await slots.take(load(BULK))
             try:
                 await asyncio.sleep(seconds)
             finally:
-                slots.release()
+                place.free()
+                place.free()
 
         holder = asyncio.create_task(work(60))
         await asyncio.sleep(0)

@@ -83,11 +83,11 @@ class Packs:
 
     async def _run(self, job_id: str, raw: Any, signature: object, load: Load, end: PackEnd) -> None:
         try:
-            await self._slots.take(load)
+            place = await self._slots.take(load)
             try:
-                end.count(await self._runner.run(job_id, raw, signature))
+                end.count(await self._runner.run(job_id, raw, signature, place.free))
             finally:
-                self._slots.release()
+                place.free()
         except SlotsClosedError:
             end.words["put_back"] += 1
         except asyncio.CancelledError:

@@ -28,7 +28,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import worker_process_init, worker_process_shutdown
 
 from shoal_worker.loop import LoopThread, drive
-from shoal_worker.slots import Load, Slots, working_on
+from shoal_worker.slots import Load, Place, Slots, working_on
 
 Callback = Callable[[], Any]
 
@@ -45,6 +45,7 @@ class Run:
         self.number = number
         self.call = call
         self.load = load
+        self.place: Place | None = None
         self.options = options
         self.task: asyncio.Task[Any] | None = None
         self.timers: list[asyncio.TimerHandle] = []
@@ -205,6 +206,7 @@ class TaskPool(BasePool):
 
     def _start_or_drop(self, run: Run, has_slot: bool) -> None:
         if has_slot:
+            run.place = Place(self.slots)
             self._start(run)
 
     def _start(self, run: Run) -> None:
@@ -223,15 +225,15 @@ class TaskPool(BasePool):
 
     async def _body(self, run: Run) -> None:
         try:
-            with working_on(run.load):
+            with working_on(run.load, run.place):
                 value = await drive(lambda: self._guarded(run), run.seen_as)
         finally:
             for timer in run.timers:
                 timer.cancel()
             del self._runs[run.number]
             self.slots.end(run.load, run.load.jobs)
-            if not run.load.is_pack:
-                self.slots.release()
+            if run.place:
+                run.place.free()
         if not run.ended_by_celery:
             self._call_back(value)
 

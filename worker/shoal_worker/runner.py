@@ -92,8 +92,10 @@ class Runner:
     answers: Mapping[str, Callable[[Any, Ask], Awaitable[Result]]]
     signer: Signer | None = None
 
-    async def run(self, task_id: str, raw: Any, signature: object = None) -> Ending:
-        """Take one delivery of a job to its end or to its next try."""
+    async def run(
+        self, task_id: str, raw: Any, signature: object = None, asked: Callable[[], None] = lambda: None
+    ) -> Ending:
+        """Take one delivery of a job to its end or to its next try. `asked` is called when the model is done with it."""
         if self.signer and not self.signer.verifies(raw, signature):
             return await self._bury_forged(raw)
         try:
@@ -111,11 +113,13 @@ class Runner:
             case Granted(deliveries):
                 self.leases.add((message.id, holder))
                 try:
-                    return await self._attempt(message, args, deliveries, holder)
+                    return await self._attempt(message, args, deliveries, holder, asked)
                 finally:
                     self.leases.discard((message.id, holder))
 
-    async def _attempt(self, message: JobMessage, args: Any, deliveries: int, holder: str) -> Ending:
+    async def _attempt(
+        self, message: JobMessage, args: Any, deliveries: int, holder: str, asked: Callable[[], None]
+    ) -> Ending:
         started = self.now()
         name = message.model or self.limits.model
         deadline_seconds, factor = self.limits.model_deadline_seconds, message.cap_factor
@@ -127,7 +131,7 @@ class Runner:
         failure: WorkerError
         try:
             refuse(message, deliveries, started, self.limits)
-            result = await self._ask(message, args, asker, started)
+            result = await self._ask(message, args, asker, started, asked)
         except WorkerError as error:
             failure = error
         except Exception as error:
@@ -147,7 +151,9 @@ class Runner:
         )
         return await self._give_up(message.remembering(tried), failure, asker.usage, holder)
 
-    async def _ask(self, message: JobMessage, args: Any, asker: Asker, started: float) -> Result:
+    async def _ask(
+        self, message: JobMessage, args: Any, asker: Asker, started: float, asked: Callable[[], None]
+    ) -> Result:
         """The kind's own questions, within the time that there is: then the call is closed. Raises `WorkerError`."""
         limit_seconds, overrun = time_limit(message, started, self.limits)
         try:
@@ -157,6 +163,8 @@ class Runner:
             if limit.expired():
                 raise overrun from None
             raise
+        finally:
+            asked()
 
     async def _give_up(self, message: JobMessage, error: WorkerError, spent: Usage, holder: str) -> Decision:
         progress = Progress(message.attempt, message.snoozes, self.now(), message.expires_at)

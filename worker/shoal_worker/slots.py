@@ -27,8 +27,9 @@ BULK_EVERY = 10
 #: A worker holds jobs for so many times its places.
 LOOKAHEAD = 2
 
-#: The load that the current task works on.
+#: The load that the current task works on, and its place where it has one.
 LOAD: ContextVar["Load"] = ContextVar("load")
+PLACE: ContextVar["Place"] = ContextVar("place")
 
 
 class SlotsClosedError(Exception):
@@ -187,8 +188,8 @@ class Slots:
         load.ended += jobs
         self.lanes[load.lane].ended += jobs
 
-    async def take(self, load: Load) -> None:
-        """Wait for a place for one job of a load; `release` it afterwards. Raises `SlotsClosedError`."""
+    async def take(self, load: Load) -> "Place":
+        """Wait for a place for one job of a load. Raises `SlotsClosedError`."""
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
         def begin(is_given: bool) -> None:
@@ -207,6 +208,7 @@ class Slots:
             raise
         if not is_given:
             raise SlotsClosedError
+        return Place(self)
 
     def close(self) -> None:
         """Nobody gets a place any more; who waits is told."""
@@ -216,11 +218,28 @@ class Slots:
                 lane.waiting.pop()(False)
 
 
+@dataclass(slots=True)
+class Place:
+    """A place that was given. It is free again as soon as the model has answered: storing takes none."""
+
+    slots: Slots
+    is_free: bool = False
+
+    def free(self) -> None:
+        """Give it back; a second time does nothing."""
+        if not self.is_free:
+            self.is_free = True
+            self.slots.release()
+
+
 @contextmanager
-def working_on(load: Load) -> Iterator[None]:
-    """Within it `LOAD` is this one."""
+def working_on(load: Load, place: Place | None) -> Iterator[None]:
+    """Within it `LOAD` and `PLACE` are these."""
     token = LOAD.set(load)
+    given = PLACE.set(place) if place else None
     try:
         yield
     finally:
         LOAD.reset(token)
+        if given:
+            PLACE.reset(given)

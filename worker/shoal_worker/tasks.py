@@ -16,7 +16,7 @@ from shoal_worker.loop import await_
 from shoal_worker.process import process
 from shoal_worker.retry import Discard, Retry, Snooze
 from shoal_worker.runner import Done
-from shoal_worker.slots import LOAD
+from shoal_worker.slots import LOAD, PLACE
 
 #: How long a delivery that our own code could not handle waits before it goes back to the queue.
 REDELIVERY_SECONDS = 5.0
@@ -36,7 +36,7 @@ def run_job(task: Task, job: Any = None, **unknown: Any) -> str:
     raw = job if job is not None else unknown
     try:
         signature = task.request.get(wire.SIGNATURE_HEADER)
-        ending = await_(process().runner.run(task.request.id, raw, signature))
+        ending = await_(process().runner.run(task.request.id, raw, signature, PLACE.get().free))
     except Exception as error:
         # Acknowledged now, the job would be lost. It goes back, slowly, until somebody has mended what is wrong.
         log.exception("delivery_failed", job_id=task.request.id)
