@@ -21,6 +21,14 @@ class Claimed(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """A job that waits for its next try, until then (Unix seconds), because of that."""
+
+    until: float
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """Letters that died of the same. `newest` stands for all of them."""
 
@@ -81,6 +89,10 @@ class JobBook(Protocol):
         ...
 
     async def status(self, job_id: str) -> Status | None: ...
+
+    async def pause(self, job_id: str) -> Pause | None:
+        """Why a retryable job waits, as far as that is known."""
+        ...
 
     async def cancel(self, job_id: str, record: bytes, kept_seconds: int) -> Status | None:
         """End a job that has not ended with this record. The status before; None for an unknown job."""

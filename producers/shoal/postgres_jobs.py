@@ -18,7 +18,7 @@ from shoal import wire
 from shoal.costs import COST_FIELDS, Cost, Labels
 from shoal.errors import QueueUnavailable, ShoalError, UnknownJob
 from shoal.jobs import DeadLetter, JobMessage, Status
-from shoal.ports import Claimed, Group
+from shoal.ports import Claimed, Group, Pause
 from shoal.postgres import Database, Grouped, Row, exact_or_json, is_away, statement
 from shoal.publisher import Publisher
 from shoal.signing import Signer
@@ -135,6 +135,15 @@ class PostgresJobs:
         with _unavailable():
             [(status,)] = await self._database.rows(sql, {"id": job_id})
         return Status(status) if status else None
+
+    async def pause(self, job_id: str) -> Pause | None:
+        sql = """
+            SELECT extract(epoch FROM due_at)::float8, message::jsonb #>> '{history,-1,cause}' FROM shoal.jobs
+            WHERE id = %(id)s AND status = 'retryable' AND due_at IS NOT NULL AND message IS NOT NULL
+        """
+        with _unavailable():
+            rows = await self._database.rows(sql, {"id": job_id})
+        return Pause(rows[0][0], rows[0][1] or "lease_held") if rows else None
 
     async def cancel(self, job_id: str, record: bytes, kept_seconds: int) -> Status | None:
         jsonb, exact = exact_or_json(record.decode())

@@ -18,7 +18,7 @@ from shoal.costs import RedisCosts, day_of
 from shoal.deadletters import fingerprint
 from shoal.errors import QueueUnavailable, UnknownJob
 from shoal.jobs import DeadLetter, JobMessage, Status
-from shoal.ports import Claimed, Group
+from shoal.ports import Claimed, Group, Pause
 from shoal.publisher import Publisher
 from shoal.scripts import Scripts
 from shoal.signing import Signer
@@ -124,6 +124,12 @@ class RedisJobs:
         with _unavailable("the queue did not answer"):
             status: Any = await self._client.hget(wire.job_record(job_id), "status")
         return Status(status.decode()) if status else None
+
+    async def pause(self, job_id: str) -> Pause | None:
+        with _unavailable("the queue did not answer"):
+            found: Any = await self._client.hmget(wire.job_record(job_id), ["due_at", "cause"])
+        due_at, cause = found
+        return Pause(float(due_at), cause.decode()) if due_at and cause else None
 
     async def cancel(self, job_id: str, record: bytes, kept_seconds: int) -> Status | None:
         name = wire.result_record(job_id)

@@ -9,11 +9,13 @@ User and password are those of the Redis servers; the sentinels are asked withou
 """
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 from urllib.parse import quote, unquote
 
-from redis.asyncio import Redis
+import hiredis
+from redis.asyncio import Connection, Redis, SSLConnection
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
@@ -79,7 +81,8 @@ def is_sentinel(url: str) -> bool:
 def open_client(url: str, **options: Any) -> Redis:
     """A client of the server, or of the primary of the day. It connects at the first command."""
     if not is_sentinel(url):
-        client: Redis = Redis.from_url(url, **options)
+        own = _PackingSSLConnection if url.startswith("rediss://") else _PackingConnection
+        client: Redis = Redis.from_url(url, connection_class=own, **options)
         return client
     known = Sentinels.of(url)
     asking = {**_TIMES, "retry": AsyncRetry(NoBackoff(), 0)}
@@ -87,6 +90,21 @@ def open_client(url: str, **options: Any) -> Redis:
     login = {"username": known.username, "password": known.password, "db": known.db}
     primary: Redis = sentinel.master_for(known.master, connection_pool_class=_Pool, **login)
     return primary
+
+
+class _Packing:
+    """Puts a pipeline's commands into bytes in C: in Python that is a tenth of what a job costs."""
+
+    def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
+        return [b"".join(hiredis.pack_command(tuple(command)) for command in commands)]
+
+
+class _PackingConnection(_Packing, Connection):
+    pass
+
+
+class _PackingSSLConnection(_Packing, SSLConnection):
+    pass
 
 
 class _Pool(SentinelConnectionPool):

@@ -12,6 +12,7 @@ from shoal.settings import ProducerSettings
 from shoal_worker.exporter import metrics
 from shoal_worker.stores import migrations
 from shoal_worker.up import up
+from shoal_worker.why import why
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -80,4 +81,5 @@ COMMANDS = {
     "migrate": migrate,
     "recover": recover,
     "metrics": metrics,
+    "why": why,
 }

@@ -95,7 +95,7 @@ class Runner:
     async def run(
         self, task_id: str, raw: Any, signature: object = None, asked: Callable[[], None] = lambda: None
     ) -> Ending:
-        """Take one delivery of a job to its end or to its next try. `asked` is called when the model is done with it."""
+        """Take one delivery of a job to its end or to its next try. `asked` is called when the model is through."""
         if self.signer and not self.signer.verifies(raw, signature):
             return await self._bury_forged(raw)
         try:

@@ -22,6 +22,7 @@ from shoal.jobs import DeadLetter, JobMessage, Outcome, Status
 from shoal.redis_url import is_away
 from shoal.scripts import Scripts
 from shoal.signing import Signer
+from shoal_worker.errors import LeaseHeld
 from shoal_worker.ports import Begun, Granted, Held, Stored
 from shoal_worker.stores.redis_calls import SCRIPTS, RedisCalls
 
@@ -77,7 +78,8 @@ class RedisStore:
     async def park(self, job_id: str, message: JobMessage, after_seconds: float, holder: str) -> None:
         """Queue the message again in some seconds."""
         keys = [*self._keys(job_id), wire.OUTBOX]
-        await self._call("park", keys, [holder, wire.message(message, self._signer), after_seconds])
+        cause = message.history[-1].cause if message.history else LeaseHeld.cause
+        await self._call("park", keys, [holder, wire.message(message, self._signer), after_seconds, cause])
 
     async def forget_old(self, died_before: float) -> int:
         """Drop dead letters that are too old, some hundreds at a time; how many. Results go by themselves."""
