@@ -23,6 +23,8 @@ from shoal_worker.pace import Member, Share
 
 #: How long a call waits here; then its job is parked, and its slot is free.
 PATIENCE_SECONDS = 5.0
+#: For so long calls may wait that are asked for ahead, so that a rate that doubles finds some; less than the patience.
+ROOM_SECONDS = 2.0
 #: A parked job comes back no sooner, and no later.
 PARKED_SECONDS, PARKED_MOST_SECONDS = 2.0, 60.0
 #: How long a refusal stops the gate, when no decision comes.
@@ -142,7 +144,7 @@ class Gate:
         return dict(tally)
 
     def room(self) -> int | None:
-        """How many more calls could start within about a second; None: any number."""
+        """How many more calls could start within some seconds; None: any number."""
         now, share = self._now(), self.share
         if share is None:
             return None
@@ -152,7 +154,7 @@ class Gate:
             return 0
         bounds = []
         if share.rate is not None:
-            bounds.append(max(1, round(share.rate)))
+            bounds.append(max(1, round(ROOM_SECONDS * share.rate)))
         if share.at_once is not None:
             bounds.append(share.at_once - self.in_flight)
         return max(0, min(bounds) - self.waiting) if bounds else None
