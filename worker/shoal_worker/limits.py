@@ -35,6 +35,7 @@ from shoal_worker.quota import LEARNED_FROM_CALLS, Estimate, Quota, Rates, per_s
 
 REPORT_SECONDS = 0.1
 IDLE_REPORT_SECONDS = 0.25
+COLD_REPORT_SECONDS = 0.03
 #: Two reports are at least this far apart, whatever happens.
 LEAST_REPORT_SECONDS = 0.02
 IDLE_GATE_SECONDS = 60.0
@@ -168,7 +169,7 @@ class Limits:
         """One round of upkeep: wait until it is time or something has happened, then report."""
         busy = self._wants or any(gate.waiting or gate.in_flight for gate in self._gates.values())
         with suppress(TimeoutError):
-            async with asyncio.timeout(REPORT_SECONDS if busy else IDLE_REPORT_SECONDS):
+            async with asyncio.timeout(self._report_seconds() if busy else IDLE_REPORT_SECONDS):
                 await self._bell.wait()
         self._bell.clear()
         try:
@@ -177,6 +178,11 @@ class Limits:
             self._open_unknown()
             raise
         return LEAST_REPORT_SECONDS
+
+    def _report_seconds(self) -> float:
+        """Before a provider has said anything, what one process hears concerns all the others at once."""
+        known = self._standings.get(self._model)
+        return REPORT_SECONDS if known and known.pace.usual_latency else COLD_REPORT_SECONDS
 
     # --- the learned limits --------------------------------------------------------------------------------------
 
