@@ -69,7 +69,7 @@ def test_a_queue_that_lost_everything_is_filled_again(
     workers.start()
     done = shoal.enqueue(question(1000))
     done.result(30)
-    retried = shoal.enqueue(question(1001, "[[fault:upstream_429:6*1]]"))
+    retried = shoal.enqueue(question(1001, "[[fault:upstream_429:15*1]]"))
     eventually(lambda: retried.status() == Status.RETRYABLE, what="its wait")
     workers.processes[0].terminate()
     workers.processes[0].wait()
