@@ -1,6 +1,6 @@
 """Shoal: a queue of small language-model jobs. Many small fish that swim as one."""
 
-from shoal.client import AsyncJob, AsyncShoal, Job, Options, Shoal
+from shoal.client import AsyncJob, AsyncShoal, Job, Shoal
 from shoal.errors import (
     IdempotencyConflict,
     InvalidJob,
@@ -37,6 +37,7 @@ from shoal.jobs import (
     SummarySentence,
     Usage,
 )
+from shoal.messages import Options
 from shoal.settings import ProducerSettings
 
 __all__ = [

@@ -1,8 +1,7 @@
 """The contract: what a producer asks for and what it gets, for every kind of job.
 
-Frozen pydantic models with a stable `kind`; JSON both ways; versioned. A producer refuses fields it does not know,
-a worker ignores them, so that newer producers may run before newer workers. All offsets are Unicode code points of
-the text as it was sent, so `text[start:end] == quote` holds for every span in every result.
+Frozen pydantic models with a stable `kind`; JSON both ways; versioned. A producer refuses fields that it does not know,
+a worker ignores them. All offsets are Unicode code points of the text as sent: `text[start:end] == quote` everywhere.
 """
 
 from enum import StrEnum
@@ -300,7 +299,6 @@ class Attempt(Wire):
 
 
 Lane = Literal["interactive", "bulk"]
-
 #: No store holds a NUL in a name.
 _STORABLE = r"^[^\x00]+$"
 

@@ -93,7 +93,7 @@ def open_client(url: str, **options: Any) -> Redis:
 
 
 class _Packing:
-    """Puts a pipeline's commands into bytes in C: in Python that is a tenth of what a job costs."""
+    """Puts a pipeline's commands into bytes in C, not in Python."""
 
     def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
         return [b"".join(hiredis.pack_command(tuple(command)) for command in commands)]

@@ -59,11 +59,6 @@ def waiting_list(queue: str, tenant: str) -> str:
     return f"shoal:tenant:{queue}:{tenant}" if tenant else queue
 
 
-def turns(queue: str) -> str:
-    """A sorted set of the tenants with messages in a queue, by what was served to them."""
-    return f"shoal:turns:{queue}"
-
-
 def parked(queue: str) -> str:
     """A sorted set of messages by the Unix second at which they are due."""
     return f"shoal:parked:{queue}"

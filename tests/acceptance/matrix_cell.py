@@ -20,8 +20,8 @@ from matrix_watch import Watch
 
 from conftest import Sandbox, eventually
 from shoal import Args, Job, JobFailed, Outcome, ProducerSettings, QueueUnavailable, ResultTimeout, Shoal
-from shoal.client import message_of
 from shoal.jobs import JobMessage
+from shoal.messages import message_of
 from shoal_worker import services
 
 TRY_AGAIN_SECONDS = 0.2

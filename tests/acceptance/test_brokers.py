@@ -17,8 +17,8 @@ import redis
 from conftest import Sandbox, Workers, eventually
 from servers import RABBITMQ, rabbit, replicated
 from shoal import Classify, Extract, Job, JobCancelled, JobFailed, ProducerSettings, Rank, Shoal, Summarize, wire
-from shoal.client import message_of
 from shoal.control import client_app
+from shoal.messages import message_of
 from shoal.publisher import open_publisher
 from shoal_worker import services
 

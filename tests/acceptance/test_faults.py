@@ -6,7 +6,7 @@ import pytest
 
 from conftest import Sandbox, Workers
 from shoal import Args, Classify, Extract, JobFailed, Outcome, Rank, Shoal
-from shoal.client import message_of
+from shoal.messages import message_of
 from shoal_worker.sandbox import Fault
 
 #: What the worker does about it, and how many of the job's calls are billed.

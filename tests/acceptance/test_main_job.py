@@ -25,7 +25,7 @@ from shoal import (
     Summarize,
     wire,
 )
-from shoal.client import message_of
+from shoal.messages import message_of
 
 LABELS = ("billing", "bug", "praise")
 

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from postgres_server import postgres_server
 from shoal import ProducerSettings
-from shoal.client import job_book
+from shoal.book import job_book
 from shoal.jobs import ClassifyResult, Outcome, ScoredLabel, Usage
 from shoal.ports import JobBook
 from shoal.postgres import Database

@@ -12,10 +12,11 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from shoal import Classify, JobFailed, ProducerSettings, records, results
-from shoal.client import job_book, message_of
+from shoal.book import job_book
 from shoal.deadletters import fingerprint
 from shoal.errors import JobCancelled, UnknownJob
 from shoal.jobs import ClassifyResult, DeadLetter, JobMessage, Outcome, ScoredLabel, Status, Usage
+from shoal.messages import message_of
 from shoal.ports import Claimed, JobBook
 from shoal.postgres import Database
 from shoal.results import ResultWatcher

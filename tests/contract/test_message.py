@@ -8,7 +8,7 @@ from kombu import Connection, Queue
 from kombu.message import Message
 
 from shoal import Classify, ProducerSettings, wire
-from shoal.client import message_of
+from shoal.messages import message_of
 
 JOB = message_of(Classify(text="a secret text", labels=("a", "b")), {}, ProducerSettings(), time.time())
 

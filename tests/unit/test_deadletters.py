@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal import Attempt, Classify, InvalidJob, ProducerSettings
-from shoal.client import message_of
 from shoal.dead_cli import changes_of
 from shoal.deadletters import Changes, fingerprint, revived
 from shoal.jobs import HISTORY_LENGTH, HISTORY_REASON_CHARS, DeadLetter
+from shoal.messages import message_of
 
 MESSAGE = message_of(Classify(text="t", labels=("a", "b")), {}, ProducerSettings(), 1_000.0)
 

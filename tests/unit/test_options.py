@@ -5,7 +5,7 @@ import math
 import pytest
 
 from shoal import Classify, InvalidJob, Options, ProducerSettings
-from shoal.client import message_of
+from shoal.messages import message_of
 
 ARGS = Classify(text="t", labels=("a", "b"))
 NOW = 1_795_000_000.0

@@ -7,7 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from shoal import Classify, ProducerSettings, SettingsError, wire
-from shoal.client import message_of
+from shoal.messages import message_of
 from shoal.publisher import amqp_message
 from shoal.signing import Signer
 from shoal_worker.broker import configuration

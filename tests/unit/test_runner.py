@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal import Classify, ProducerSettings
-from shoal.client import message_of
+from shoal.messages import message_of
 from shoal_worker.errors import DeadlineExceeded, Expired
 from shoal_worker.runner import Limits, time_limit
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal import wire
-from shoal.client import PACK_JOBS
+from shoal.messages import PACK_JOBS
 from shoal_worker.slots import BULK, BULK_EVERY, INTERACTIVE, Load, Slots, SlotsClosedError, Turns
 
 pushes = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 100)), max_size=60)

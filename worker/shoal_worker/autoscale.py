@@ -4,7 +4,6 @@ Celery's own adds a slot a second and sees only what a worker has fetched. A slo
 costs nothing while it is empty: it is there at once when there is work, up to what the limits allow, and goes slowly.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -42,12 +41,11 @@ class Autoscaler(CeleryAutoscaler):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{**options, "keepalive": LOOK_SECONDS})
         self._looks_again_at = 0.0
-        self.clock: Callable[[], float] = monotonic
 
     def maybe_scale(self, req: Any = None) -> None:
         held = self.pool.slots.held
         is_short = held > self.pool.limit and self.pool.limit < self.max_concurrency
-        now = self.clock()
+        now = monotonic()
         if req is not None and not is_short:
             return
         if is_short or now >= self._looks_again_at:

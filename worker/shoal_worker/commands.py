@@ -5,7 +5,7 @@ import asyncio
 import click
 import psycopg
 
-from shoal.client import job_book
+from shoal.book import job_book
 from shoal.errors import QueueUnavailable, SettingsError
 from shoal.postgres_jobs import PostgresJobs
 from shoal.settings import ProducerSettings

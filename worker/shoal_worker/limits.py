@@ -143,9 +143,11 @@ class Limits:
             self._estimates[request.kind] = learned
 
     def room(self) -> int | None:
-        """How many more calls could start here within about a second; None: any number."""
-        bounds = [self.gate(self._model).room(), self._quota_room()]
-        return min((bound for bound in bounds if bound is not None), default=None)
+        """How many more calls could start here within some seconds; None: any number."""
+        learned, given = self.gate(self._model).room(), self._quota_room()
+        if learned is None or given is None:
+            return given if learned is None else learned
+        return min(learned, given)
 
     def snapshot(self) -> list[Snapshot]:
         """For metrics, one a model that was called of late."""

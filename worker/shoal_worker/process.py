@@ -17,7 +17,7 @@ import structlog
 from redis.asyncio import Redis
 
 from shoal import wire
-from shoal.client import job_book
+from shoal.book import job_book
 from shoal.fleet import Fleet, FleetView, WorkerReport
 from shoal.postgres import Database
 from shoal.publisher import is_amqp

@@ -17,7 +17,7 @@ from math import ceil
 from typing import Any, Generic, TypeVar
 
 from shoal import wire
-from shoal.client import PACK_JOBS
+from shoal.messages import PACK_JOBS
 
 T = TypeVar("T")
 
@@ -121,7 +121,7 @@ class Slots:
         self.limit = limit
         self.running = 0
         self.lanes = {INTERACTIVE: Lane(), BULK: Lane()}
-        #: How many more jobs the limits on calls let begin within about a second; None for any number.
+        #: How many more jobs the limits on calls let begin soon; None for any number.
         self.bound: Callable[[], int | None] = lambda: None
         self._begun = 0
         self._is_closed = False

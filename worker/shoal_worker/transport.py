@@ -58,11 +58,8 @@ RESTORE_AT_ONCE = 200
 #: A full server refuses to wait, though it lets messages be taken: ask again after this long.
 FULL_SERVER_SECONDS = 0.2
 
-_SCRIPTS = {
-    "fetch": wire.script("shoal", "queue") + wire.script("shoal_worker", "fetch"),
-    "renew": wire.script("shoal_worker", "renew"),
-    "expired": wire.script("shoal_worker", "expired"),
-}
+_SCRIPTS = {name: wire.script("shoal_worker", name) for name in ("fetch", "renew", "expired")}
+_SCRIPTS["fetch"] = wire.script("shoal", "queue") + _SCRIPTS["fetch"]
 
 
 def register() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import click
 
-from shoal.client import job_book
+from shoal.book import job_book
 from shoal.errors import UnknownJob
 from shoal.fleet import SILENT_SECONDS, Fleet, FleetView
 from shoal.jobs import Status
