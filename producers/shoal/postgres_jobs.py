@@ -6,7 +6,7 @@ producer died, the queue is away) is published from the outbox by a worker.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date
 from typing import Any
@@ -30,7 +30,7 @@ HEARD_SECONDS = 2.0
 DUE_AT_ONCE = 200
 DUE_AGAIN_SECONDS = 10.0
 _LETTERS_PER_PAGE = 100
-_NAMES = ("claim", "reclaim", "joined", "due", "published", "recover", "cancel")
+_NAMES = ("claim", "forgotten", "reclaim", "joined", "due", "published", "recover", "cancel")
 _SQL = {name: statement("shoal", name) for name in _NAMES}
 
 
@@ -90,10 +90,13 @@ class PostgresJobs:
 
     async def _claim(self, arrays: dict[str, Any]) -> list[Row]:
         async with self._database.connection() as connection, connection.transaction():
-            cursor = await connection.execute(_SQL["claim"].encode(), {**arrays, "grace_seconds": OUTBOX_SECONDS})
-            queued = {row[0]: row for row in await cursor.fetchall()}
-            if again := [job_id for job_id, was_there, _ in queued.values() if was_there]:
-                await connection.execute(_SQL["reclaim"].encode(), {"ids": again})
+            queued = await _queued(connection, arrays)
+            known_already = _without(arrays, queued.keys())
+            if forgotten := await _forgotten(connection, known_already):
+                gone = _without(known_already, set(known_already["id"]) - forgotten)
+                queued |= await _queued(connection, gone)
+            if ended := [job_id for job_id, was_there, _ in queued.values() if was_there]:
+                await connection.execute(_SQL["reclaim"].encode(), {"ids": ended})
             there = [job_id for job_id in arrays["id"] if job_id not in queued]
             known = await _fingerprints(connection, there) if there else {}
             asked = dict(zip(arrays["id"], arrays["fingerprint"], strict=True))
@@ -173,6 +176,25 @@ def _message(text: str | None) -> JobMessage | None:
         return JobMessage.model_validate_json(text or "", extra="ignore")
     except ValidationError:
         return None
+
+
+async def _queued(connection: psycopg.AsyncConnection, arrays: dict[str, Any]) -> dict[str, Row]:
+    cursor = await connection.execute(_SQL["claim"].encode(), {**arrays, "grace_seconds": OUTBOX_SECONDS})
+    return {row[0]: row for row in await cursor.fetchall()}
+
+
+def _without(arrays: dict[str, Any], job_ids: Container[str]) -> dict[str, Any]:
+    """The columns of all other jobs."""
+    places = [place for place, job_id in enumerate(arrays["id"]) if job_id not in job_ids]
+    return {name: [values[place] for place in places] for name, values in arrays.items()}
+
+
+async def _forgotten(connection: psycopg.AsyncConnection, arrays: dict[str, Any]) -> set[str]:
+    if not arrays["id"]:
+        return set()
+    values = {"ids": arrays["id"], "fingerprints": arrays["fingerprint"]}
+    cursor = await connection.execute(_SQL["forgotten"].encode(), values)
+    return {job_id for (job_id,) in await cursor.fetchall()}
 
 
 async def _fingerprints(connection: psycopg.AsyncConnection, job_ids: list[str]) -> dict[str, str]:

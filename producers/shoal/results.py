@@ -6,10 +6,11 @@ seconds and not the job.
 """
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 from shoal import records
-from shoal.errors import JobFailed, QueueUnavailable, ShoalError
+from shoal.errors import JobFailed, ShoalError
 from shoal.jobs import Outcome
 from shoal.ports import JobBook
 
@@ -18,6 +19,17 @@ Answer = Outcome[Any] | JobFailed
 #: Announcements are lost only with their connection; then this is the delay.
 LOOK_AGAIN_SECONDS = 2.0
 CANCEL_AGAIN_SECONDS = 0.1
+ANSWER_SECONDS = 10.0
+
+
+async def _tried(work: Coroutine[Any, Any, None]) -> bool:
+    """Whether it was done in time. Whatever failed is tried again: who waits must not wait for ever."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await work
+    except Exception:  # noqa: BLE001 as it says
+        return False
+    return True
 
 
 class ResultWatcher:
@@ -63,9 +75,9 @@ class ResultWatcher:
                 self._fresh = list(self._waiting)
             self._wake.clear()
             ids, self._fresh = self._fresh, []
-            try:
-                await self._follow(ids)
-            except QueueUnavailable:
+            # Read all the same: an answer must not wait for its announcement.
+            followed, read = await _tried(self._follow(ids)), await _tried(self._read(ids))
+            if not (followed and read):
                 self._fresh += ids
                 await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
@@ -76,7 +88,6 @@ class ResultWatcher:
             self._subscribed.set()
         if settled:
             await self._announcements.unfollow(settled)
-        await self._read(ids)
 
     async def _read(self, ids: list[str]) -> None:
         for job_id, record in zip(ids, await self._book.records(ids), strict=True):
@@ -92,7 +103,7 @@ class ResultWatcher:
                     if record is not None:
                         self._settle(job_id, record)
                 await self._read([job_id for job_id, record in heard if record is None])
-            except QueueUnavailable:
+            except Exception:  # noqa: BLE001 whatever it is, who waits must not wait for ever
                 await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     def _settle(self, job_id: str, record: Any) -> None:

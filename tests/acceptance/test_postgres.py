@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 import redis
 from celery import Celery
@@ -85,3 +87,24 @@ def test_a_queue_that_lost_everything_is_filled_again(
         assert job.result(60).label == "billing"
     eventually(lambda: kept.unfinished() == 0, what="nothing left")
     assert sandbox.bill()["billed_calls"] == 52
+
+
+def test_a_job_that_ends_while_it_is_enqueued_again_is_joined(shoal: Shoal, postgres: str) -> None:
+    """The claim sees the job's row as it is when the lock is had, and the endings as they were when it began."""
+    job = shoal.enqueue(question())
+    with psycopg.connect(postgres) as ending, psycopg.connect(postgres, autocommit=True) as looking:
+        ending.execute("UPDATE shoal.jobs SET status = 'completed', due_at = NULL WHERE id = %s", (job.id,))
+        ending.execute(
+            "INSERT INTO shoal.endings (job_id, status, record, finished_at, keep_until) "
+            "VALUES (%s, 'completed', %s, now(), now() + interval '1 hour')",
+            (job.id, '{"result": {"model": "m", "usage": {"cost_usd": 0.001}}}'),
+        )
+        with ThreadPoolExecutor(1) as pool:
+            again = pool.submit(shoal.enqueue, question())
+            waiting = (
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            )
+            eventually(lambda: looking.execute(waiting).fetchone() == (1,), what="a claim that waits for the row")
+            ending.commit()
+            assert again.result(30).joined
+    assert shoal.status(job.id) == Status.COMPLETED

@@ -29,9 +29,6 @@ WHERE
   j.fingerprint IS NULL
   OR (
     j.fingerprint = excluded.fingerprint
-    AND (
-      j.status IN ('discarded', 'cancelled')
-      OR (j.status = 'completed' AND NOT EXISTS (SELECT FROM shoal.endings AS e WHERE e.job_id = j.id))
-    )
+    AND j.status IN ('discarded', 'cancelled')
   )
 RETURNING id, xmax <> 0, due_at
