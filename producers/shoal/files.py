@@ -119,7 +119,7 @@ class Source:
         """
         with CustomIds() as names:
             for number, row in self._rows():
-                line = Line(number, {}, fault=row) if isinstance(row, str) else _line(number, row, self.text_column)
+                line = Line(number, {}, fault=row) if isinstance(row, str) else line_of(number, row, self.text_column)
                 first = number if line.custom_id is None else names.first_line(line.custom_id, number)
                 if first != number:
                     line = Line(number, {}, line.custom_id, f"custom_id: line {first} has the same one")
@@ -197,7 +197,7 @@ def _json_rows(file: BinaryIO) -> Iterator[tuple[int, Row | str]]:
         yield number, row if isinstance(row, dict) else 'not an object: write {"text": "…"}'
 
 
-def _line(number: int, row: Row, text_column: str | None) -> Line:
+def line_of(number: int, row: Row, text_column: str | None) -> Line:
     """A row as a job's arguments: it holds them itself, or in `body` as a line of an OpenAI batch does."""
     name = row.pop("custom_id", None)
     body = row.get("body")

@@ -25,10 +25,11 @@ def fingerprint_of(kind: str, args: dict[str, Any], model: str | None) -> str:
     return hashlib.sha256(canonical_json(asked)).hexdigest()
 
 
-def job_key(tenant: str, idempotency_key: str | None, work: str) -> str:
-    """The caller's key, or else the work's own fingerprint; the two cannot meet, nor can two tenants."""
-    chosen = f"work:{work}" if idempotency_key is None else f"key:{idempotency_key}"
-    return f"{tenant}/{chosen}"
+def job_key(tenant: str, idempotency_key: str | None, work: str, run: str | None = None) -> str:
+    """The caller's key, or else the work's own fingerprint, in a run or not. None of these meet, nor do two tenants."""
+    if idempotency_key is not None:
+        return f"{tenant}/key:{idempotency_key}"
+    return f"{tenant}/work:{work}" if run is None else f"{tenant}/run:{run}:{work}"
 
 
 def job_id(key: str) -> str:

@@ -18,14 +18,15 @@ MAX_LIFE_SECONDS = 100 * 365 * 86_400
 class Options(TypedDict, total=False):
     """How a job is to be run, beside what it asks for.
 
-    `idempotency_key`: the caller's own name for the work; without one the work itself is the key. `fresh` asks for
-    a new answer. `model` overrides the worker's. `lane`: "interactive" jobs are served first, "bulk" ones fill what is
-    left; single jobs are the one unless told otherwise, many at once the other. `expires_in_seconds`, or `expires_at`
-    in Unix seconds, bounds the whole life of the job, a call in flight included. A job that is joined keeps the life
-    and the lane that it has.
+    `idempotency_key`: the caller's own name for the work; without one the work itself is the key. `run` names an
+    occasion: the same work is done once in each run. `fresh` asks for a new answer. `model` overrides the worker's.
+    `lane`: "interactive" jobs are served first, "bulk" ones fill what is left; single jobs are the one unless told
+    otherwise, many at once the other. `expires_in_seconds`, or `expires_at` in Unix seconds, bounds the whole life of
+    the job, a call in flight included. A job that is joined keeps the life and the lane that it has.
     """
 
     idempotency_key: str
+    run: str
     fresh: bool
     model: str
     lane: Lane
@@ -73,17 +74,24 @@ def packs(messages: Iterable[JobMessage]) -> Iterator[list[JobMessage]]:
         yield pack
 
 
-def message_of(args: Args[Any], options: Options, settings: ProducerSettings, now: float) -> JobMessage:
-    """The message for a job: its key, fingerprint and id. Raises `InvalidJob`."""
-    own_key = options.get("idempotency_key")
-    fresh = options.get("fresh", False)
+def _key(options: Options, tenant: str, work: str) -> str:
+    """What the job is known by. Raises `InvalidJob`."""
+    own_key, run, fresh = options.get("idempotency_key"), options.get("run"), options.get("fresh", False)
     if fresh and own_key is not None:
         raise InvalidJob("fresh=True and idempotency_key exclude each other: leave one out")
-    if own_key is not None and (not 1 <= len(own_key) <= 200 or "\0" in own_key):
-        raise InvalidJob("idempotency_key must have 1 to 200 characters, NUL not among them")
+    if run is not None and (fresh or own_key is not None):
+        raise InvalidJob("run excludes fresh=True and idempotency_key: leave one out")
+    for name, given in (("idempotency_key", own_key), ("run", run)):
+        if given is not None and (not 1 <= len(given) <= 200 or "\0" in given):
+            raise InvalidJob(f"{name} must have 1 to 200 characters, NUL not among them")
+    return keys.job_key(tenant, f"fresh:{uuid.uuid4()}" if fresh else own_key, work, run)
+
+
+def message_of(args: Args[Any], options: Options, settings: ProducerSettings, now: float) -> JobMessage:
+    """The message for a job: its key, fingerprint and id. Raises `InvalidJob`."""
     values = args.model_dump(mode="json")
     work = keys.fingerprint_of(args.kind, values, options.get("model"))
-    key = keys.job_key(settings.tenant, f"fresh:{uuid.uuid4()}" if fresh else own_key, work)
+    key = _key(options, settings.tenant, work)
     return JobMessage(
         id=keys.job_id(key),
         key=key,

@@ -9,6 +9,7 @@ from shoal.book import job_book
 from shoal.errors import QueueUnavailable, SettingsError
 from shoal.postgres_jobs import PostgresJobs
 from shoal.settings import ProducerSettings
+from shoal_worker.beat_cli import beat, schedule
 from shoal_worker.exporter import metrics
 from shoal_worker.stores import migrations
 from shoal_worker.up import up
@@ -82,4 +83,6 @@ COMMANDS = {
     "recover": recover,
     "metrics": metrics,
     "why": why,
+    "beat": beat,
+    "schedule": schedule,
 }

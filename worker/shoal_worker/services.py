@@ -187,6 +187,11 @@ def _answers(app: Celery, node: str) -> bool:
     return bool(app.control.broadcast("ping", destination=[node], reply=True, timeout=0.5, limit=1))
 
 
+def start_beat(services: Services) -> None:
+    """A beat; it waits for the queue by itself."""
+    services.start("beat", [sys.executable, "-c", "from shoal.cli import main; main()", "beat"])
+
+
 def start_flower(services: Services, port: int) -> str:
     """Flower on loopback; its address."""
     command = [sys.executable, "-m", "celery", "-A", "shoal_worker.flower_app", "flower"]

@@ -4,12 +4,13 @@ import difflib
 import os
 from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
 from shoal.errors import SettingsError
-from shoal.settings import PREFIX, ProducerSettings, faults_in_words
+from shoal.settings import POSTGRES_SCHEMES, PREFIX, ProducerSettings, faults_in_words
 
 
 class WorkerSettings(ProducerSettings):
@@ -51,12 +52,24 @@ class WorkerSettings(ProducerSettings):
     dead_letter_ttl_seconds: int = Field(default=30 * 86_400, ge=60)
     log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
 
+    #: What `shoal beat` runs, and when.
+    schedule_file: Path = Path("schedule.toml")
+    #: The Postgres that the schedule's queries ask. It may be any, and needs none of our tables.
+    schedule_database_url: SecretStr | None = None
+
     @field_validator("openrouter_base_url")
     @classmethod
     def _is_a_base_url(cls, value: str) -> str:
         if not value.startswith(("http://", "https://")):
             raise ValueError("must be a URL such as https://openrouter.ai/api/v1")
         return value.rstrip("/")
+
+    @field_validator("schedule_database_url")
+    @classmethod
+    def _is_a_postgres_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(POSTGRES_SCHEMES):
+            raise ValueError("must be the URL of a Postgres such as postgresql://user:password@host/shop")
+        return value
 
     @model_validator(mode="after")
     def _times_hold_together(self) -> Self:

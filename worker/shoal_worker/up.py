@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from shoal.errors import SettingsError
 from shoal_worker import services
+from shoal_worker.beat_cli import read_schedule
 from shoal_worker.errors import WorkerError
 from shoal_worker.openrouter import KeyStatus, OpenRouter
 from shoal_worker.process import gateway_of
@@ -75,7 +76,7 @@ def own_gateway(settings: WorkerSettings) -> bool:
 
 
 def start(tree: services.Services, plan: Plan, settings: WorkerSettings) -> Addresses:
-    """Start what is missing, then the workers, then Flower."""
+    """Start what is missing, then the workers, then beat where there is a schedule, then Flower."""
     redis_url = os.environ.get("SHOAL_REDIS_URL") or _embedded(tree, plan)
     queue_url = settings.queue_url.get_secret_value() if settings.queue_url else redis_url
     model = settings.openrouter_base_url
@@ -86,6 +87,8 @@ def start(tree: services.Services, plan: Plan, settings: WorkerSettings) -> Addr
     tree.environ = {**tree.environ, **added}
     for number in range(1, plan.workers + 1):
         services.start_worker(tree, f"worker{number}", queue_url, settings.shutdown_grace_seconds)
+    if settings.schedule_file.is_file():
+        services.start_beat(tree)
     return Addresses(redis_url, model, services.start_flower(tree, plan.flower_port))
 
 
@@ -108,10 +111,12 @@ def _embedded(tree: services.Services, plan: Plan) -> str:
 @click.option("--flower-port", default=5555, show_default=True)
 @click.option("--data-dir", default=".shoal", show_default=True, type=click.Path(path_type=Path, file_okay=False))
 def up(workers: int, *, sandbox: bool, flower_port: int, data_dir: Path) -> None:
-    """Start workers and Flower, and a Valkey when SHOAL_REDIS_URL is not set; Ctrl-C ends all of it."""
+    """Start workers and Flower, a Valkey when SHOAL_REDIS_URL is not set, beat where a schedule is; Ctrl-C ends all."""
     plan = Plan(workers=workers, sandbox=sandbox, flower_port=flower_port, data_dir=data_dir)
     settings = WorkerSettings.load()
     check(plan, settings)
+    if settings.schedule_file.is_file():
+        read_schedule(settings)
     if settings.in_postgres:
         migrations.migrate(settings.results)
     if not sandbox:
@@ -123,6 +128,8 @@ def up(workers: int, *, sandbox: bool, flower_port: int, data_dir: Path) -> None
             click.echo(f"results {without_login(settings.result_url) or without_login(addresses.redis_url)}")
             click.echo(f"model   {addresses.model}{' (the sandbox: no model answers)' if sandbox else ''}")
             click.echo(f"Flower  {addresses.flower}")
+            if settings.schedule_file.is_file():
+                click.echo(f"beat    {settings.schedule_file}")
             click.echo("ready; Ctrl-C ends all of it")
             while (gone := tree.ended()) is None:
                 time.sleep(0.5)
