@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import count, islice, takewhile
+from itertools import count, islice, pairwise, takewhile
 from typing import Literal
 from zoneinfo import ZoneInfo
 
@@ -87,7 +87,7 @@ def step(table: Timetable, progress: Progress, now: float, late_after_seconds: f
     """What to do with an entry now.
 
     What starts within `late_after_seconds` of its time is on time, and runs. Of what is later, `skip` runs nothing,
-    `latest` the newest where nothing is on time, `all` everything, the newest `catch_up_limit` of it.
+    `latest` the newest where nothing is on time, `all` the newest `catch_up_limit`.
     """
     if progress.begun_at is not None:
         return Resume(progress.begun_at)
@@ -95,27 +95,39 @@ def step(table: Timetable, progress: Progress, now: float, late_after_seconds: f
         return Introduce(int(now))
     passed, due = _due(table, progress.done_at, now)
     if not due:
-        return Wait(next((starts_at(table, at) for at in times_after(table, progress.done_at)), None))
-    late = [at for at in due if now - starts_at(table, at) > late_after_seconds]
-    on_time = due[len(late) :]
-    chosen = {"skip": on_time, "latest": on_time or late[-1:], "all": due[-table.catch_up_limit :]}[table.catch_up]
+        return Wait(next((start for _, start in starts_after(table, progress.done_at)), None))
+    late = [at for at, start in due if now - start > late_after_seconds]
+    on_time = [at for at, _ in due[len(late) :]]
+    made_up = {"skip": [], "latest": [] if on_time else late[-1:], "all": late[-table.catch_up_limit :]}
+    chosen = [*made_up[table.catch_up], *on_time]
     if not chosen:
-        return LeaveOut(due[-1], passed + len(due))
+        return LeaveOut(late[-1], passed + len(due))
     return Run(chosen[0], passed + len(due) - len(chosen))
 
 
-def _due(table: Timetable, done_at: int, now: float) -> tuple[int, list[int]]:
-    """Times that have come, the newest `MOST_RUNS` in their order, and how many there were before those."""
+def _due(table: Timetable, done_at: int, now: float) -> tuple[int, list[tuple[int, float]]]:
+    """Times that have come and their starts, the newest `MOST_RUNS`, and how many there were before those."""
     passed = 0
     if table.every_seconds is not None:
         passed = max(0, int(now - done_at) // table.every_seconds - MOST_RUNS)
     after = done_at + passed * (table.every_seconds or 0)
-    found: deque[int] = deque(maxlen=MOST_RUNS)
-    # One that starts late for its jitter holds back those behind it: runs keep their order.
-    for at in takewhile(lambda at: starts_at(table, at) <= now, times_after(table, after)):
+    found: deque[tuple[int, float]] = deque(maxlen=MOST_RUNS)
+    for run in takewhile(lambda run: run[1] <= now, starts_after(table, after)):
         passed += len(found) == MOST_RUNS
-        found.append(at)
+        found.append(run)
     return passed, list(found)
+
+
+def starts_after(table: Timetable, after: int) -> Iterator[tuple[int, float]]:
+    """Scheduled times and when their runs start.
+
+    The jitter is made of the run's name, so that who takes over from another waits as long. It never reaches beyond the
+    next run: they keep their order.
+    """
+    for at, following in pairwise(times_after(table, after)):
+        digest = hashlib.sha256(f"{table.name}@{at}".encode()).digest()
+        most = min(table.jitter_seconds, following - at)
+        yield at, at + most * int.from_bytes(digest[:4], "big") / 2**32
 
 
 def times_after(table: Timetable, after: int) -> Iterator[int]:
@@ -131,14 +143,6 @@ def times_after(table: Timetable, after: int) -> Iterator[int]:
         if at > last:
             yield at
             last = at
-
-
-def starts_at(table: Timetable, scheduled_at: int) -> float:
-    """The time with the jitter: by the run's name, so that who takes over from another waits as long."""
-    if not table.jitter_seconds:
-        return scheduled_at
-    digest = hashlib.sha256(f"{table.name}@{scheduled_at}".encode()).digest()
-    return scheduled_at + table.jitter_seconds * int.from_bytes(digest[:4], "big") / 2**32
 
 
 def next_times(table: Timetable, after: float, most: int) -> list[int]:
