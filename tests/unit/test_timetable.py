@@ -5,7 +5,7 @@ from itertools import islice, takewhile
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shoal_worker.timetable import (
@@ -27,6 +27,8 @@ from shoal_worker.timetable import (
 BERLIN = "Europe/Berlin"
 LATE = 60.0
 HOUR = 3_600
+#: Other work on the machine is no fault.
+patient = settings(deadline=None)
 policies: st.SearchStrategy[CatchUp] = st.sampled_from(["skip", "latest", "all"])
 
 
@@ -100,6 +102,7 @@ tables = st.one_of(
 )
 
 
+@patient
 @given(tables, moments)
 def test_times_grow_and_none_depends_on_where_one_begins_to_count(table: Timetable, after: int) -> None:
     times = list(islice(times_after(table, after), 12))
@@ -109,6 +112,7 @@ def test_times_grow_and_none_depends_on_where_one_begins_to_count(table: Timetab
         assert next(times_after(table, at)) == times[place + 1]
 
 
+@patient
 @given(tables, moments)
 def test_a_run_starts_within_its_jitter_and_always_at_the_same_moment(table: Timetable, after: int) -> None:
     runs = list(islice(starts_after(table, after), 12))
@@ -132,6 +136,7 @@ def walked(table: Timetable, done_at: int, now: float) -> tuple[list[int], int]:
     return ran, left_out
 
 
+@patient
 @given(tables, moments, st.integers(0, 8 * HOUR))
 def test_each_time_that_has_come_is_run_or_counted_and_none_is_run_twice(
     table: Timetable, done_at: int, slept_seconds: int
@@ -152,6 +157,7 @@ def test_each_time_that_has_come_is_run_or_counted_and_none_is_run_twice(
             assert ran == [*late[-table.catch_up_limit :], *on_time]
 
 
+@patient
 @given(tables, moments, st.lists(st.integers(0, 60), min_size=1, max_size=30))
 @example(Timetable("a", cron="* * * * *", jitter_seconds=300, catch_up="skip"), 1_795_000_000, [60] * 30)
 def test_a_beat_that_is_never_away_for_long_misses_no_run_whatever_its_policy(
