@@ -93,6 +93,8 @@ def test_up_without_a_key_says_what_to_set(workers: Workers) -> None:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_up_starts_everything_and_leaves_nothing_behind(workers: Workers, tmp_path: Path, how: int) -> None:
     environ = {name: value for name, value in workers.environ.items() if not name.startswith("SHOAL_")}
+    words = "kind = 'classify'\nargs = { text = 'charged twice', labels = ['billing', 'bug'] }\n"
+    (tmp_path / "schedule.toml").write_text(f"[tick]\nevery_seconds = 1\n{words}")
     log = tmp_path / "up.log"
     flower_port = services.free_port()
     with log.open("wb") as output:
@@ -101,7 +103,8 @@ def test_up_starts_everything_and_leaves_nothing_behind(workers: Workers, tmp_pa
     try:
         eventually(lambda: b"ready; Ctrl-C" in log.read_bytes() or up.poll() is not None, 60, "a running tree")
         children = psutil.Process(up.pid).children(recursive=True)
-        assert len(children) >= 4, log.read_text()
+        assert len(children) >= 5, log.read_text()
+        eventually(lambda: b"run=tick@" in log.read_bytes(), what="a scheduled run")
         assert not services.port_is_free(flower_port)
         up.send_signal(how)
         assert up.wait(60) == 0, log.read_text()

@@ -7,15 +7,17 @@ keys are made of it: whoever leads next goes on with it, and what it queues agai
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
 import structlog
 from redis.exceptions import RedisError
 
+from shoal.errors import ShoalError
 from shoal_worker.beat_book import BeatBook, LastRun, Term, TermOver
 from shoal_worker.checkins import CheckIn, RunOutcome, check_in
-from shoal_worker.fanout import SourceFailed
+from shoal_worker.fanout import SourceAway, SourceFailed
 from shoal_worker.timetable import Introduce, LeaveOut, Resume, Run, Timetable, Wait, step
 
 #: How long a failure is let alone: of the queue, of a database, of our own code.
@@ -65,7 +67,8 @@ class Beat:
                 log.warning("beat_leads_no_more", term=self._term.token)
         finally:
             if self._term:
-                await self._book.resign(self._term)
+                with suppress(RedisError, OSError):
+                    await self._book.resign(self._term)
 
     async def _elected(self) -> Term:
         while True:
@@ -114,7 +117,9 @@ class Beat:
             except TermOver:
                 return
             except Exception as error:  # noqa: BLE001 the run stays begun: the next time may do
-                log.warning("scheduled_run_waits", entry=duty.table.name, error=type(error).__name__)
+                # Only messages of our own are known to hold no text.
+                reason = str(error) if isinstance(error, ShoalError | SourceAway) else None
+                log.warning("scheduled_run_waits", entry=duty.table.name, error=type(error).__name__, reason=reason)
                 pause_seconds = PAUSE_SECONDS
             await asyncio.sleep(min(pause_seconds, MOST_SECONDS))
 

@@ -24,6 +24,7 @@ from shoal_worker.fanout import SourceAway, faults_of
 from shoal_worker.process import redis_client
 from shoal_worker.schedule import Entry, Fault, load
 from shoal_worker.settings import WorkerSettings
+from shoal_worker.stores import migrations
 from shoal_worker.timetable import next_times
 
 #: `schedule list` does without a queue that does not answer by then.
@@ -46,6 +47,8 @@ def beat() -> None:
     settings = WorkerSettings.load()
     entries = read_schedule(settings)
     logs.configure(settings.log_level)
+    if settings.in_postgres:
+        migrations.check(settings.results)
     asyncio.run(_beat(settings, entries))
 
 
