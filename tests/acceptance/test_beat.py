@@ -256,7 +256,11 @@ def test_a_database_that_is_away_is_waited_for_and_a_wrong_query_is_not(beats: B
         ROWS.format(name="wrong", more=more % "SELECT bodi FROM public.nowhere")
         + ROWS.format(name="writes", more=more % "DELETE FROM shoal.jobs RETURNING *")
     )
-    beats.start(schedule_database_url="postgresql://postgres@127.0.0.1:9/none")
+    beats.environ["SHOAL_SCHEDULE_DATABASE_URL"] = "postgresql://postgres@127.0.0.1:9/none"
+    checked = run(beats, "schedule", "check")
+    assert checked.returncode == 0
+    assert "wrong.query could not be checked: the database does not answer" in checked.stderr
+    beats.start()
     eventually(
         lambda: 'entry=wrong error=SourceAway reason="the database does not answer: OperationalError"' in beats.log(),
         what="a wait",

@@ -118,8 +118,8 @@ class Beat:
                 return
             except Exception as error:  # noqa: BLE001 the run stays begun: the next time may do
                 # Only messages of our own are known to hold no text.
-                reason = str(error) if isinstance(error, ShoalError | SourceAway) else None
-                log.warning("scheduled_run_waits", entry=duty.table.name, error=type(error).__name__, reason=reason)
+                said = {"reason": str(error)} if isinstance(error, ShoalError | SourceAway) else {}
+                log.warning("scheduled_run_waits", entry=duty.table.name, error=type(error).__name__, **said)
                 pause_seconds = PAUSE_SECONDS
             await asyncio.sleep(min(pause_seconds, MOST_SECONDS))
 

@@ -1,5 +1,6 @@
 """What a beat does at its times: the schedule's entries, and a digest of the dead letters."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing
@@ -46,9 +47,8 @@ class EntryRuns:
         """Whether overlapping runs are skipped, and a job of a run before has not ended. The newest end last."""
         name = self._entry.name
         while self._entry.overlap == "skip" and (ids := await self._book.noted_jobs(name)):
-            for job_id in ids:
-                if await self._is_open(job_id):
-                    return True
+            if any(await asyncio.gather(*map(self._is_open, ids))):
+                return True
             await self._book.forget_jobs(name, len(ids))
         return False
 
