@@ -141,7 +141,7 @@ def test_with_leaders_killed_and_frozen_in_the_middle_no_run_is_missed_or_double
     beats: Beats, workers: Workers, sandbox: Sandbox, kept: Kept, rounds: int
 ) -> None:
     """Twice kill -9 and once a freeze in each round, while a fan-out of 500 rows is under way."""
-    workers.start(response_cache=False)
+    workers.start()
     texts = [f"charged twice, case {number}" for number in range(500)]
     reviews(beats.folder / "reviews.csv", texts)
     all_of_them = 'catch_up = "all"\ncatch_up_limit = 10_000'
