@@ -26,6 +26,7 @@ from shoal.redis_url import open_client
 from shoal.signing import Signer
 from shoal_worker.board import LocalBoard, RedisBoard
 from shoal_worker.calls import CountedModel, clear_doubts
+from shoal_worker.guests import Guests
 from shoal_worker.limits import LimitedModel, Limits, gateway_name
 from shoal_worker.openrouter import Gateway, OpenRouter
 from shoal_worker.packs import Packs, job_ids
@@ -59,7 +60,6 @@ class Process:
         signer = Signer.of(settings.signing_keys)
         queue_url = settings.queue.get_secret_value()
         self._queue = None if is_amqp(queue_url) else redis_client(queue_url)
-        self._outbox = job_book(settings) if settings.has_outbox else None
         self.store = store_of(settings, signer)
         gateway = gateway_of(settings)
         self.provider = OpenRouter(gateway)
@@ -70,7 +70,10 @@ class Process:
         name = f"{os.getpid()}@{socket.gethostname()}/{uuid.uuid4().hex[:8]}"
         board = RedisBoard(self._queue, limits_name(settings)) if self._queue else LocalBoard()
         self.limits = Limits(board, name, settings.model, Rates(settings.rpm, settings.tpm))
-        self.runner: Runner = runner_for(name, self.store, LimitedModel(self.model, self.limits), job_limits, signer)
+        model = LimitedModel(self.model, self.limits)
+        self._book = job_book(settings)
+        guests = Guests(self._book, self.store, settings)
+        self.runner: Runner = runner_for(name, self.store, model, job_limits, guests.adopt, signer)
         slots.bound = self.limits.room
         self.packs = Packs(self.runner, slots)
         self._slots = slots
@@ -82,7 +85,7 @@ class Process:
         self._dead_letter_ttl_seconds = settings.dead_letter_ttl_seconds
         duties = [self._renew_leases, self._forget_old, self._clear_doubts, self._keep_limits]
         duties += [self._bury_undecodable] if self._queue else []
-        duties += [self._publish_due] if self._outbox else []
+        duties += [self._publish_due] if settings.has_outbox else []
         duties += [self._tell_and_look] if self._fleet else []
         self._upkeep = [asyncio.create_task(self._repeat(duty)) for duty in duties]
 
@@ -103,8 +106,7 @@ class Process:
         await self.model.aclose()
         await self.provider.aclose()
         await self.store.aclose()
-        if self._outbox:
-            await self._outbox.aclose()
+        await self._book.aclose()
         if self._queue:
             await self._queue.aclose()
 
@@ -130,8 +132,7 @@ class Process:
         return PAUSE_SECONDS if forgotten else RETENTION_SECONDS
 
     async def _publish_due(self) -> float:
-        assert self._outbox is not None
-        return 0.0 if await self._outbox.publish_due() else OUTBOX_SECONDS
+        return 0.0 if await self._book.publish_due() else OUTBOX_SECONDS
 
     async def _keep_limits(self) -> float:
         try:
