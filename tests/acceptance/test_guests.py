@@ -1,28 +1,28 @@
 """Producers that are not ours: any Celery client can queue a job under an id of its own, and read the answer."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery
 
 from conftest import Kept, Sandbox, Workers, both_stores, eventually
 from shoal import Classify, JobFailed, Shoal
 
 ASKED = {"text": "I was charged twice", "labels": ["billing", "bug"]}
-SCRIPT = """
-const celery = require("celery-node");
-const client = celery.createClient(process.env.BROKER, process.env.BROKER, "shoal");
-const task = client.createTask("shoal.classify");
-const result = task.applyAsync([], { args: JSON.parse(process.env.ASKED), tenant: "from-node" });
-result.get(20000).then((outcome) => {
-  console.log(JSON.stringify({ id: result.taskId, outcome }));
-  client.disconnect();
-});
-"""
+README = Path(__file__).parents[2] / "producers" / "README.md"
+
+
+def example(language: str) -> str:
+    """What the documentation shows in a language."""
+    found = re.search(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+    assert found
+    return found[1]
 
 
 @pytest.fixture
@@ -131,11 +131,16 @@ def test_node_queues_a_job_and_reads_its_answer(workers: Workers, valkey: str, t
         pytest.skip("node and npm are not installed")
     subprocess.run([npm, "install", "--silent", "--no-audit", "celery-node"], cwd=tmp_path, check=True)
     workers.start()
-    (tmp_path / "ask.js").write_text(SCRIPT)
-    environ = {**workers.environ, "BROKER": valkey, "ASKED": json.dumps(ASKED)}
-    done = subprocess.run(
-        [node, "ask.js"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=True
-    )
-    said = json.loads(done.stdout.splitlines()[-1])
-    assert said["outcome"]["job_id"] == said["id"]
-    assert said["outcome"]["result"]["labels"]
+    (tmp_path / "ask.js").write_text(example("js").replace("redis://127.0.0.1:6379/0", valkey))
+    done = subprocess.run([node, "ask.js"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    label, cost_usd = done.stdout.split()
+    assert label in ASKED["labels"]
+    assert float(cost_usd) > 0
+
+
+def test_the_message_that_the_documentation_shows_is_answered(client: Celery, workers: Workers, valkey: str) -> None:
+    workers.start()
+    message = json.loads(example("json"))
+    with redis.Redis.from_url(valkey) as server:
+        server.lpush("shoal", json.dumps(message))
+    assert client.AsyncResult(message["headers"]["id"]).get(timeout=20)["result"]["labels"]

@@ -260,11 +260,12 @@ async def open_process(settings: WorkerSettings, slots: Slots) -> None:
 def spare_the_collector() -> None:
     """Have Python look for reference cycles seldom: jobs make none, and each look goes through all that are in flight.
 
-    What errors leave in cycles is found when there is enough of it.
+    What errors and psycopg leave in cycles is found when there is enough of it; soon also what was in use at one look
+    and no more at the next, or a worker would grow for an hour.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(COLLECT_AFTER_OBJECTS, 10, 10)
+    gc.set_threshold(COLLECT_AFTER_OBJECTS, 2, 2)
 
 
 async def close_process() -> None:
