@@ -28,7 +28,8 @@ from shoal_worker.errors import (
     Unauthorized,
     WorkerError,
 )
-from shoal_worker.openrouter import Gateway, KeyStatus, OpenRouter, chat_body
+from shoal_worker.lookups import KeyStatus
+from shoal_worker.openrouter import Gateway, OpenRouter, chat_body
 from shoal_worker.ports import ChatReply, ChatRequest, Prompt
 from shoal_worker.sandbox.chat import SANDBOX
 from shoal_worker.sandbox.faults import Fault

@@ -10,6 +10,7 @@ import socket
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from importlib import metadata
 from random import Random
 from typing import Any
 
@@ -43,6 +44,7 @@ UPKEEP_SECONDS = 1.0
 OUTBOX_SECONDS = 0.2
 PAUSE_SECONDS = 0.05
 RETENTION_SECONDS = 60.0
+VERSION = metadata.version("shoal")
 #: How much of the estimate of a slot's throughput the newest second is.
 CAPACITY_SHARE = 0.3
 
@@ -154,6 +156,7 @@ class Process:
             held=self._slots.held,
             done_per_second=done_per_second,
             capacity_per_second=capacity_per_second,
+            version=VERSION,
         )
         self.fleet_view = await self._fleet.look(report)
         return UPKEEP_SECONDS
