@@ -28,7 +28,7 @@ async def examined(settings: WorkerSettings, workers: int, flower_address: str) 
         servers = looks.create_task(_redis(settings, workers))
         queue = looks.create_task(_queue(settings))
         results = looks.create_task(_postgres(settings, workers))
-        model = looks.create_task(_provider(settings))
+        model = looks.create_task(of_provider(settings))
         watcher = looks.create_task(flower.look(flower_address))
     found_servers, queue_is_far = servers.result()
     own = machine.findings(machine.look(), settings, queue_is_far=queue_is_far)
@@ -74,7 +74,7 @@ async def _postgres(settings: WorkerSettings, workers: int) -> list[Finding]:
     return list(postgres.findings(facts, host, workers))
 
 
-async def _provider(settings: WorkerSettings) -> list[Finding]:
+async def of_provider(settings: WorkerSettings) -> list[Finding]:
     if not (settings.openrouter_api_key or own_gateway(settings)):
         return [fault("provider-key", "there is no model to call", "no job is answered", NO_KEY.partition(": ")[2])]
     gateway = gateway_of(settings)

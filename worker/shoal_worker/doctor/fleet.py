@@ -33,16 +33,16 @@ class Facts:
     foreign_tasks: frozenset[str] = frozenset()
 
 
-async def look(queue_url: SecretStr, client: "Redis | None") -> Facts:
-    """`client` None: the queue is no Redis. Does not raise: what cannot be asked is not known."""
-    pools = await asyncio.to_thread(_pools, queue_url)
+async def look(queue_url: SecretStr, client: "Redis | None") -> Facts | None:
+    """`client` None: the queue is no Redis, and is there. Does not raise: the answer is None where it is away."""
     if client is None:
-        return Facts(pools)
+        return Facts(await asyncio.to_thread(_pools, queue_url))
     try:
         view = await Fleet(client).look()
         waiting: Any = [await client.lrange(queue, -LOOKED_AT, -1) for queue in (wire.QUEUE, wire.BULK_QUEUE)]
     except (RedisError, OSError, QueueUnavailable):
-        return Facts(pools)
+        return None
+    pools = await asyncio.to_thread(_pools, queue_url)
     names = frozenset(filter(None, (_task(message) for queue in waiting for message in queue)))
     ours = frozenset(name for name in names if name.startswith(wire.TASK_PREFIX))
     return Facts(pools, frozenset(worker.version for worker in view.workers), names - ours)
@@ -51,9 +51,11 @@ async def look(queue_url: SecretStr, client: "Redis | None") -> Facts:
 def _pools(queue_url: SecretStr) -> dict[str, str]:
     """Asked over Celery's remote control, which every Celery worker answers."""
     with client_app(queue_url) as app:
-        inspect = app.control.inspect(timeout=ANSWER_SECONDS)
+        ask = app.control.inspect
         try:
-            queues, stats = inspect.active_queues() or {}, inspect.stats() or {}
+            queues = ask(timeout=ANSWER_SECONDS).active_queues() or {}
+            # Who has answered is known by now, so nobody else is waited for.
+            stats = (queues and ask(list(queues), timeout=ANSWER_SECONDS, limit=len(queues)).stats()) or {}
         except Exception:  # noqa: BLE001 a transport raises whatever it comes across; then nobody is known
             return {}
     return {
@@ -72,7 +74,9 @@ def _task(message: bytes) -> str:
         return ""
 
 
-def findings(facts: Facts) -> Iterator[Finding]:
+def findings(facts: Facts | None) -> Iterator[Finding]:
+    if facts is None:
+        return
     ours = {name for name, pool in facts.pools.items() if pool == OUR_POOL}
     for name in sorted(facts.pools.keys() - ours):
         yield fault(

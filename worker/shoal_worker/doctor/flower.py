@@ -38,14 +38,14 @@ def _look(address: str) -> Facts:
     pages = _status(f"{address}/workers")
     if pages == 0:
         return Facts(has_open_variable=has_variable)
-    outside = _outside(address)
-    reached = outside if outside and _status(f"{outside}/healthcheck") else ""
+    from_elsewhere = outside(address)
+    reached = from_elsewhere if from_elsewhere and _status(f"{from_elsewhere}/healthcheck") else ""
     # Reading its list of workers is part of the API that also grows pools and revokes tasks.
     takes_commands = _status(f"{address}/api/workers") == 200
     return Facts(True, pages == 200, takes_commands, reached, has_variable)
 
 
-def _outside(address: str) -> str:
+def outside(address: str) -> str:
     """The same port under this machine's own address; the address itself where it is another machine's."""
     parts = urlsplit(address)
     if not is_loopback(parts.hostname or ""):

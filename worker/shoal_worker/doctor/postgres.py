@@ -64,8 +64,8 @@ def look(url: SecretStr) -> Facts:
 
 
 def in_words(error: psycopg.Error) -> str:
-    """The last line of what the driver says: why it was not reached, or the server's words. It names no password."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+    """The first line of what the driver says: why it was not reached, or the server's words. It names no password."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
 
 
 def findings(facts: Facts, host: str, workers: int) -> Iterator[Finding]:
@@ -125,8 +125,8 @@ def _connections(facts: Facts, workers: int) -> Iterator[Finding]:
     most = int(facts.settings.get("max_connections", 0))
     free_for_us = most - int(facts.settings.get("superuser_reserved_connections", 0))
     needed = workers * CONNECTIONS_PER_WORKER + CONNECTIONS_PER_PRODUCER
-    what = f"Postgres takes {free_for_us} connections ({facts.connections} are open); {workers} worker processes and "
-    what += f"one producer open up to {needed}"
+    what = f"Postgres takes {free_for_us} connections, {facts.connections} are open; up to {needed} are opened "
+    what += f"(worker processes: {workers}, producers: 1)"
     if needed > free_for_us:
         why = "who is refused a connection waits, and jobs with it"
         fix = f"ALTER SYSTEM SET max_connections = {max(100, 2 * needed)} and restart it, or run fewer processes"

@@ -100,7 +100,7 @@ def _model(card: ModelCard, asked: Asked, now: float) -> Iterator[Finding]:
         told, ours = card.prices, asked.prices
         yield warning(
             "provider-prices",
-            f"a million tokens of {asked.model} (in, cached, out) cost {_money(told)} USD, by the settings {_money(ours)}",
+            f"a million tokens of {asked.model} (in, cached, out) cost {_money(told)} USD, here {_money(ours)}",
             "what lost replies may have cost is bounded with the settings' prices",
             f"SHOAL_PRICE_INPUT_USD={told.input_usd:g} SHOAL_PRICE_CACHED_USD={told.cached_usd:g} "
             f"SHOAL_PRICE_OUTPUT_USD={told.output_usd:g}",

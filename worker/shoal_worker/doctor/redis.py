@@ -186,7 +186,8 @@ def _memory(info: Mapping[str, Any], place: Place) -> Iterator[Finding]:
 def _connections(facts: Facts, place: Place, workers: int) -> Iterator[Finding]:
     most, needed = int(facts.info.get("maxclients", 0)), workers * CONNECTIONS_PER_WORKER + CONNECTIONS_PER_PRODUCER
     if most:
-        what = f"{place.name} takes {most} connections; {workers} worker processes and one producer open up to {needed}"
+        what = f"{place.name} takes {most} connections; up to {needed} are opened "
+        what += f"(worker processes: {workers}, producers: 1)"
         if needed > most:
             why = "workers that are refused a connection cannot acknowledge or store"
             fix = f"redis-cli CONFIG SET maxclients {max(10_000, 2 * needed)}, and the same in its configuration"
