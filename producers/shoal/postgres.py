@@ -44,6 +44,16 @@ def is_away(error: BaseException) -> bool:
     return isinstance(error, (psycopg.OperationalError, OSError))
 
 
+def in_words(error: psycopg.Error) -> str:
+    """The first line of what the driver says: why it was not reached, or the server's words. It names no password."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+
+
+def is_certificate_fault(error: psycopg.Error) -> bool:
+    """Whether the server's certificate was not taken, or could not be checked. libpq has no code for it."""
+    return isinstance(error, psycopg.OperationalError) and "certificate" in str(error)
+
+
 class Database:
     """One pool of connections, opened at the first use, on the loop of the first use."""
 

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from conftest import Workers, eventually
-from proxy import Front, in_front
+from proxy import in_front
 from shoal import Classify, ProducerSettings, Shoal
 from shoal_worker import services
 
@@ -59,7 +59,7 @@ def test_a_redis_that_evicts_gets_no_worker(workers: Workers, client: "redis.Red
 def test_a_redis_that_is_too_old_gets_no_worker(workers: Workers, client: "redis.Redis") -> None:
     # No wheel has an old server; this one only says that it is.
     port = client.connection_pool.connection_kwargs["port"]
-    with in_front(Front(port, instead=(b"redis_version:7.2.4", b"redis_version:6.0.9"))) as old:
+    with in_front(port, instead=("redis_version:7.2.4", "redis_version:6.0.9")) as old:
         said = refused(workers, redis_url=f"redis://127.0.0.1:{old}/0")
     assert "the Redis is version 6.0.9: workers wait with BLMOVE" in said
     assert "install Redis 6.2 or Valkey 7.2, or newer" in said

@@ -25,7 +25,7 @@ from shoal_worker.up import NO_KEY, own_gateway
 async def examined(settings: WorkerSettings, workers: int, flower_address: str) -> list[Finding]:
     """All findings. Nothing is changed anywhere, and nothing is raised for what is away."""
     async with asyncio.TaskGroup() as looks:
-        servers = looks.create_task(_redis(settings, workers))
+        servers = looks.create_task(of_redis(settings, workers))
         queue = looks.create_task(_queue(settings))
         results = looks.create_task(_postgres(settings, workers))
         model = looks.create_task(of_provider(settings))
@@ -36,7 +36,7 @@ async def examined(settings: WorkerSettings, workers: int, flower_address: str) 
     return [*(one for part in parts for one in part), *flower.findings(watcher.result(), flower_address)]
 
 
-async def _redis(settings: WorkerSettings, workers: int) -> tuple[list[Finding], bool]:
+async def of_redis(settings: WorkerSettings, workers: int) -> tuple[list[Finding], bool]:
     """What is found there, and whether others than this machine reach the queue."""
     found: list[Finding] = []
     host = urlsplit(settings.queue.get_secret_value()).hostname or ""

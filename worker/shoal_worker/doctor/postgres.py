@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import psycopg
 from pydantic import SecretStr
 
+from shoal.postgres import in_words
 from shoal_worker.doctor.addresses import is_loopback
 from shoal_worker.doctor.clock import Clock
 from shoal_worker.doctor.findings import Finding, fault, fine, warning
@@ -61,11 +62,6 @@ def look(url: SecretStr) -> Facts:
     except psycopg.Error as error:
         return Facts(away=in_words(error))
     return Facts(settings, missing, clock, is_replica, connections, lag, replicas, tls)
-
-
-def in_words(error: psycopg.Error) -> str:
-    """The first line of what the driver says: why it was not reached, or the server's words. It names no password."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
 
 
 def findings(facts: Facts, host: str, workers: int) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import structlog
 from pydantic import SecretStr
 
 from shoal.errors import SettingsError
+from shoal.postgres import in_words, is_certificate_fault
 
 log = structlog.get_logger()
 
@@ -59,12 +60,14 @@ def lacks(names: Sequence[str]) -> str:
 def check(url: SecretStr) -> None:
     """Raises `SettingsError` when the database has not all the tables that this version needs.
 
-    One that is away is no mistake: jobs wait for it.
+    One that is away is no mistake: jobs wait for it. One whose certificate is not valid is.
     """
     try:
         with psycopg.connect(url.get_secret_value(), connect_timeout=10, autocommit=True) as connection:
             names = missing(connection)
     except psycopg.OperationalError as error:
+        if is_certificate_fault(error):
+            raise SettingsError(f"Postgres cannot be asked: {in_words(error)}") from None
         log.warning("store_is_away", error=type(error).__name__)
         return
     if names:
