@@ -26,8 +26,8 @@ async def examined(settings: WorkerSettings, workers: int, flower_address: str) 
     """All findings. Nothing is changed anywhere, and nothing is raised for what is away."""
     async with asyncio.TaskGroup() as looks:
         servers = looks.create_task(of_redis(settings, workers))
-        queue = looks.create_task(_queue(settings))
-        results = looks.create_task(_postgres(settings, workers))
+        queue = looks.create_task(of_queue(settings))
+        results = looks.create_task(of_postgres(settings, workers))
         model = looks.create_task(of_provider(settings))
         watcher = looks.create_task(flower.look(flower_address))
     found_servers, queue_is_far = servers.result()
@@ -52,7 +52,7 @@ async def of_redis(settings: WorkerSettings, workers: int) -> tuple[list[Finding
     return found, is_far
 
 
-async def _queue(settings: WorkerSettings) -> list[Finding]:
+async def of_queue(settings: WorkerSettings) -> list[Finding]:
     url = settings.queue.get_secret_value()
     if is_amqp(url):
         broker = await asyncio.to_thread(rabbit.look, url)
@@ -66,7 +66,7 @@ async def _queue(settings: WorkerSettings) -> list[Finding]:
     return list(fleet.findings(facts))
 
 
-async def _postgres(settings: WorkerSettings, workers: int) -> list[Finding]:
+async def of_postgres(settings: WorkerSettings, workers: int) -> list[Finding]:
     if not settings.in_postgres:
         return []
     host = str(conninfo_to_dict(settings.results.get_secret_value()).get("host", ""))
