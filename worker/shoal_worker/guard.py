@@ -12,8 +12,7 @@ from shoal.errors import SettingsError
 from shoal.redis_url import certificate_fault, in_words
 from shoal_worker.doctor import redis
 from shoal_worker.doctor.findings import Finding, Grade
-from shoal_worker.doctor.places import redis_places
-from shoal_worker.process import redis_client
+from shoal_worker.doctor.places import open_once, redis_places
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.stores import migrations
 
@@ -39,7 +38,7 @@ def check(settings: WorkerSettings) -> None:
 async def _look(settings: WorkerSettings) -> list[Finding]:
     found: list[Finding] = []
     for url, place in redis_places(settings):
-        client = redis_client(url.get_secret_value())
+        client = open_once(url)
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 facts = await redis.info_of(client)

@@ -15,9 +15,9 @@ from shoal.publisher import is_amqp
 from shoal_worker.doctor import fleet, flower, machine, postgres, provider, rabbit, redis, report
 from shoal_worker.doctor.addresses import is_loopback
 from shoal_worker.doctor.findings import Finding, fault
-from shoal_worker.doctor.places import redis_places
+from shoal_worker.doctor.places import open_once, redis_places
 from shoal_worker.openrouter import OpenRouter
-from shoal_worker.process import gateway_of, redis_client
+from shoal_worker.process import gateway_of
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.up import NO_KEY, own_gateway
 
@@ -42,7 +42,7 @@ async def of_redis(settings: WorkerSettings, workers: int) -> tuple[list[Finding
     host = urlsplit(settings.queue.get_secret_value()).hostname or ""
     is_far = not is_loopback(host) if is_amqp(settings.queue.get_secret_value()) else False
     for url, place in redis_places(settings):
-        client = redis_client(url.get_secret_value())
+        client = open_once(url)
         try:
             facts = await redis.look(client)
         finally:
@@ -58,7 +58,7 @@ async def of_queue(settings: WorkerSettings) -> list[Finding]:
         broker = await asyncio.to_thread(rabbit.look, url)
         found = list(rabbit.findings(broker, settings.job_time_limit_seconds))
         return found if broker.away else [*found, *fleet.findings(await fleet.look(settings.queue, None))]
-    client = redis_client(url)
+    client = open_once(settings.queue)
     try:
         facts = await fleet.look(settings.queue, client)
     finally:

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from shoal.publisher import is_amqp
-from shoal.redis_url import Sentinels, is_sentinel, tls_options
+from shoal.redis_url import Sentinels, is_sentinel, open_client, tls_options
 from shoal_worker.doctor.addresses import is_loopback
 from shoal_worker.settings import WorkerSettings
 
@@ -61,3 +64,8 @@ def _place(url: SecretStr, name: str, setting: str, is_recoverable: bool) -> Pla
         has_replicas=is_sentinel(text),
         is_recoverable=is_recoverable,
     )
+
+
+def open_once(url: SecretStr) -> Redis:
+    """A client that asks once: whoever is away is told of at once."""
+    return open_client(url.get_secret_value(), socket_timeout=10, socket_connect_timeout=5, retry=Retry(NoBackoff(), 0))
