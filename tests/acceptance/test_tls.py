@@ -97,6 +97,9 @@ def test_results_in_a_postgres_that_speaks_tls(
         other_host = wrong.replace("localhost", "127.0.0.1").replace("other.pem", "ca.pem")
         assert "127.0.0.1" in refused(workers, result_url=other_host)
         assert "certificate verify failed" in look(SecretStr(wrong)).away
+        producer = Shoal(ProducerSettings.load(redis_url=valkey, result_url=wrong))
+        with producer, pytest.raises(QueueUnavailable, match="certificate verify failed"):
+            producer.enqueue(question())
 
 
 def refused(workers: Workers, **settings: str) -> str:

@@ -17,6 +17,7 @@ import psycopg
 import pytest
 import redis as redis_client
 from celery import Celery
+from click.testing import CliRunner, Result
 from kombu import Connection, Queue
 from psycopg import sql
 from pydantic import SecretStr
@@ -25,6 +26,7 @@ from conftest import Sandbox, Workers, eventually
 from postgres_server import Postgres
 from servers import RABBITMQ, rabbit
 from shoal import Classify, Shoal, wire
+from shoal.cli import shoal as shoal_command
 from shoal.redis_url import open_client
 from shoal_worker import services
 from shoal_worker.doctor import command, fleet, flower, postgres, redis
@@ -34,7 +36,6 @@ from shoal_worker.doctor.places import redis_places
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.stores.migrations import migrate
 
-SHOAL = [sys.executable, "-c", "from shoal.cli import main; main()"]
 SAFE = ("--appendonly", "yes", "--maxmemory-policy", "noeviction")
 Valkey = Callable[..., str]
 
@@ -134,7 +135,7 @@ def database(postgres_process: Postgres) -> Iterator[SecretStr]:
 
 
 def of_postgres(url: SecretStr, workers: int = 1) -> dict[str, str]:
-    found = bad(postgres.findings(postgres.look(url), "127.0.0.1", workers))
+    found = bad(postgres.findings(postgres.look(url), workers))
     assert found.pop("postgres-durability") == "fault"
     return found
 
@@ -174,6 +175,7 @@ def test_a_postgres_with_too_few_connections_is_found(database: SecretStr) -> No
 def test_a_postgres_that_is_away_or_refuses_is_said_to(postgres_process: Postgres) -> None:
     gone = postgres.look(SecretStr(f"postgresql://ann:hidden@127.0.0.1:{services.free_port()}/x"))
     assert "Connection refused" in gone.away
+    assert postgres.look(SecretStr("postgresql://ann:hidden@127.0.0.1:x/y")).away
     unknown = postgres.look(SecretStr(postgres_process.url + "_nobody_made"))
     assert 'database "postgres_nobody_made" does not exist' in unknown.away
     assert "hidden" not in gone.away
@@ -312,36 +314,30 @@ def test_a_rabbitmq_with_another_queue_of_our_name_is_found(tmp_path: Path) -> N
     assert bad(rabbitmq.findings(rabbitmq.look(server.url), 300)) == {"rabbitmq-away": "fault"}
 
 
-def shoal_doctor(
-    environ: dict[str, str], *options: str, first: tuple[str, ...] = (), files: int | None = None
-) -> "subprocess.CompletedProcess[str]":
-    def limit() -> None:
-        if files:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-
-    words = [*first, *SHOAL, "doctor", "--flower", "http://127.0.0.1:1", *options]
-    return subprocess.run(words, env=environ, preexec_fn=limit, capture_output=True, text=True, check=False, timeout=60)
-
-
 @pytest.fixture
 def environ(sandbox: Sandbox, valkey_with: Valkey) -> dict[str, str]:
-    """That of a deployment in which all is well, but for a worker."""
+    """Settings with which all is well, but for a worker."""
     return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("SHOAL_")},
         "SHOAL_REDIS_URL": valkey_with(*SAFE),
         "SHOAL_OPENROUTER_BASE_URL": sandbox.base_url,
         "SHOAL_OPENROUTER_API_KEY": "sk-or-v1-hidden",
     }
 
 
+NO_FLOWER = ("--flower", "http://127.0.0.1:1")
+
+
 def test_the_command_fails_for_faults_and_for_warnings_only_when_told(environ: dict[str, str]) -> None:
-    well = shoal_doctor(environ)
-    assert well.returncode == 0, well.stdout + well.stderr
-    assert "no worker answers" in well.stdout
-    assert well.stdout.endswith("0 to mend, 1 to know, 12 fine\n")
-    strict = shoal_doctor(environ, "--strict", "--json")
-    assert strict.returncode == 1
-    told = json.loads(strict.stdout)
+    def doctor(*options: str) -> Result:
+        return CliRunner().invoke(shoal_command, ["doctor", *NO_FLOWER, *options], env=environ)
+
+    well = doctor()
+    assert well.exit_code == 0, well.output
+    assert "no worker answers" in well.output
+    assert well.output.endswith("0 to mend, 1 to know, 12 fine\n")
+    strict = doctor("--strict", "--json")
+    assert strict.exit_code == 1
+    told = json.loads(strict.output)
     assert not told["ok"]
     assert {one["check"] for one in told["findings"] if one["grade"] == "warning"} == {"workers"}
 
@@ -349,7 +345,16 @@ def test_the_command_fails_for_faults_and_for_warnings_only_when_told(environ: d
 def test_a_wrong_clock_and_too_few_files_are_found(environ: dict[str, str]) -> None:
     if shutil.which("faketime") is None:
         pytest.skip("needs libfaketime: apt-get install faketime")
-    asked = shoal_doctor(environ, "--json", first=("faketime", "-f", "+1h"), files=300)
+    words = ["faketime", "-f", "+1h", sys.executable, "-c", "from shoal.cli import main; main()", "doctor", "--json"]
+    asked = subprocess.run(
+        [*words, *NO_FLOWER],
+        env={**os.environ, **environ},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     faults = {one["check"]: one["what"] for one in json.loads(asked.stdout)["findings"] if one["grade"] == "fault"}
     assert faults.keys() == {"clock", "files"}
     assert "this clock is 3600 s ahead of that of the Redis" in faults["clock"]

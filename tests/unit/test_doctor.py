@@ -136,12 +136,12 @@ GOOD = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "ma
     ],
 )
 def test_what_a_postgres_tells_of_itself(facts: postgres.Facts, found: dict[str, str]) -> None:
-    assert bad(postgres.findings(facts, "127.0.0.1", workers=1)) == found
+    assert bad(postgres.findings(facts, workers=1)) == found
 
 
 def test_a_postgres_elsewhere_wants_tls() -> None:
-    assert bad(postgres.findings(postgres.Facts(GOOD), "db.example", 1)) == {"postgres-tls": "warning"}
-    assert bad(postgres.findings(postgres.Facts(GOOD, has_tls=True), "db.example", 1)) == {}
+    assert bad(postgres.findings(postgres.Facts(GOOD, host="localhost,db.example"), 1)) == {"postgres-tls": "warning"}
+    assert bad(postgres.findings(postgres.Facts(GOOD, host="db.example", has_tls=True), 1)) == {}
 
 
 ASKED = provider.Asked("openai/gpt-5.4-nano", "max_completion_tokens", Prices(), is_openrouter=True)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import click
-from psycopg.conninfo import conninfo_to_dict
 from rich.console import Console
 
 from shoal.errors import SettingsError
@@ -23,7 +22,7 @@ from shoal_worker.up import NO_KEY, own_gateway
 
 
 async def examined(settings: WorkerSettings, workers: int, flower_address: str) -> list[Finding]:
-    """All findings. Nothing is changed anywhere, and nothing is raised for what is away."""
+    """All findings. Nothing is raised for what is away."""
     async with asyncio.TaskGroup() as looks:
         servers = looks.create_task(of_redis(settings, workers))
         queue = looks.create_task(of_queue(settings))
@@ -69,9 +68,8 @@ async def of_queue(settings: WorkerSettings) -> list[Finding]:
 async def of_postgres(settings: WorkerSettings, workers: int) -> list[Finding]:
     if not settings.in_postgres:
         return []
-    host = str(conninfo_to_dict(settings.results.get_secret_value()).get("host", ""))
     facts = await asyncio.to_thread(postgres.look, settings.results)
-    return list(postgres.findings(facts, host, workers))
+    return list(postgres.findings(facts, workers))
 
 
 async def of_provider(settings: WorkerSettings) -> list[Finding]:

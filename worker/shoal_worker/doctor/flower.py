@@ -5,7 +5,7 @@ import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
@@ -67,7 +67,7 @@ def _status(url: str) -> int:
             return int(reply.status)
     except HTTPError as error:
         return error.code
-    except (URLError, OSError):
+    except (OSError, ValueError):
         return 0
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
 from shoal.postgres import in_words
@@ -46,11 +47,17 @@ class Facts:
     lag_seconds: float | None = None
     replicas: int = 0
     has_tls: bool = False
+    #: As the URL has it; several are separated by commas.
+    host: str = ""
     away: str = ""
 
 
 def look(url: SecretStr) -> Facts:
     """Does not raise for a server that is away or refuses. Blocks."""
+    try:
+        host = str(conninfo_to_dict(url.get_secret_value()).get("host", ""))
+    except psycopg.ProgrammingError:
+        return Facts(away="SHOAL_RESULT_URL is not the URL of a Postgres")
     try:
         with psycopg.connect(url.get_secret_value(), connect_timeout=CONNECT_SECONDS, autocommit=True) as connection:
             rows = connection.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", (list(_SETTINGS),))
@@ -61,10 +68,10 @@ def look(url: SecretStr) -> Facts:
             missing = migrations.missing(connection)
     except psycopg.Error as error:
         return Facts(away=in_words(error))
-    return Facts(settings, missing, clock, is_replica, connections, lag, replicas, tls)
+    return Facts(settings, missing, clock, is_replica, connections, lag, replicas, tls, host)
 
 
-def findings(facts: Facts, host: str, workers: int) -> Iterator[Finding]:
+def findings(facts: Facts, workers: int) -> Iterator[Finding]:
     """What a server's facts mean. `workers`: how many worker processes use it."""
     if facts.away:
         why = "no job is accepted, no answer stored; workers wait with what they have"
@@ -79,7 +86,7 @@ def findings(facts: Facts, host: str, workers: int) -> Iterator[Finding]:
         yield from _replication(facts)
     if facts.clock:
         yield from facts.clock.findings("Postgres")
-    if not facts.has_tls and not is_loopback(host):
+    if not facts.has_tls and not all(map(is_loopback, facts.host.split(","))):
         why = "texts, answers and the password cross the network in the clear"
         fix = "add ?sslmode=verify-full&sslrootcert=/path/ca.pem to SHOAL_RESULT_URL"
         yield warning("postgres-tls", "Postgres is reached without TLS", why, fix)
