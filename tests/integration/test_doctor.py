@@ -96,7 +96,7 @@ def of_redis(url: str, workers: int = 1) -> list[Finding]:
         ((*SAFE, "--cluster-enabled", "yes"), {"redis-cluster": "fault"}),
         (
             (*SAFE, "--bind", "0.0.0.0", "--protected-mode", "no"),
-            {"redis-password": "warning", "redis-tls": "warning"},
+            {"redis-password": "warning"},
         ),
     ],
 )

@@ -83,7 +83,7 @@ def test_a_redis_whose_jobs_are_in_postgres_too_may_forget_them() -> None:
     [
         ({"appendfsync": "no"}, {"redis-persistence": "warning"}),
         ({"timeout": "5"}, {"redis-timeout": "warning"}),
-        ({"bind": "* -::*"}, {"redis-password": "warning", "redis-tls": "warning"}),
+        ({"bind": "* -::*"}, {"redis-password": "warning"}),
     ],
 )
 def test_what_a_redis_is_set_to(settings: dict[str, str], found: dict[str, str]) -> None:

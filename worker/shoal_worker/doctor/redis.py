@@ -76,6 +76,7 @@ def findings(facts: Facts, place: Place, workers: int) -> Iterator[Finding]:
         return
     yield from startup_findings(facts, place, is_trusted=False)
     if facts.info:
+        yield from _role(facts.info, place)
         yield from _persistence(facts, place)
         yield from _memory(facts.info, place)
         yield from _connections(facts, place, workers)
@@ -119,16 +120,6 @@ def startup_findings(facts: Facts, place: Place, *, is_trusted: bool) -> Iterato
         )
     else:
         yield fine("redis-version", f"{place.name} is version {info.get('valkey_version') or version}")
-    if int(info.get("cluster_enabled", 0)):
-        why = "scripts move a message between keys that a cluster keeps on different nodes"
-        yield fault(
-            "redis-cluster", f"{place.name} is a cluster", why, "use a single primary, with replicas if need be"
-        )
-    if info.get("role") == "slave":
-        why = "nothing can be queued there"
-        yield fault(
-            "redis-replica", f"{place.name} is a read-only replica", why, f"name its primary in {place.setting}"
-        )
 
 
 def _eviction(info: Mapping[str, Any], place: Place) -> Finding:
@@ -141,6 +132,19 @@ def _eviction(info: Mapping[str, Any], place: Place) -> Finding:
         "when it is full it throws waiting jobs, leases and answers away, and nobody hears of it",
         "redis-cli CONFIG SET maxmemory-policy noeviction, and the same in its configuration",
     )
+
+
+def _role(info: Mapping[str, Any], place: Place) -> Iterator[Finding]:
+    if int(info.get("cluster_enabled", 0)):
+        why = "scripts move a message between keys that a cluster keeps on different nodes"
+        yield fault(
+            "redis-cluster", f"{place.name} is a cluster", why, "use a single primary, with replicas if need be"
+        )
+    if info.get("role") == "slave":
+        why = "nothing can be queued there"
+        yield fault(
+            "redis-replica", f"{place.name} is a read-only replica", why, f"name its primary in {place.setting}"
+        )
 
 
 def _persistence(facts: Facts, place: Place) -> Iterator[Finding]:
@@ -228,7 +232,7 @@ def _access(facts: Facts, place: Place) -> Iterator[Finding]:
         fix = "give it users (deploy/redis/users.acl) and put one into the URL, or bind it to 127.0.0.1"
         what = f"{place.name} does not listen on loopback only, and takes anybody without a password"
         yield warning("redis-password", what, why, fix)
-    if not place.has_tls:
+    if not place.has_tls and not is_loopback(place.host):
         why = "texts, answers and the password cross the network in the clear"
         yield warning("redis-tls", f"{place.name} is reached without TLS", why, f"use rediss:// in {place.setting}")
 
