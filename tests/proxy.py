@@ -22,13 +22,19 @@ _CHUNK_BYTES = 65_536
 
 @contextmanager
 def in_front(
-    to_port: int, *, certificate: Path | None = None, postgres: bool = False, instead: tuple[str, str] = ("", "")
+    to_port: int,
+    *,
+    certificate: Path | None = None,
+    clients: Path | None = None,
+    postgres: bool = False,
+    instead: tuple[str, str] = ("", ""),
 ) -> Iterator[int]:
     """Run it; its port on loopback. `postgres`: TLS only when asked for. `instead`: what is said for what.
 
-    `certificate` is a PEM file with the key and the chain.
+    `certificate` is a PEM file with key and chain; `clients` one with the authority of theirs, if they must have one.
     """
     options = ["--certificate", str(certificate)] if certificate else []
+    options += ["--clients", str(clients)] if clients else []
     options += ["--postgres"] if postgres else []
     options += ["--instead", *instead] if instead[0] else []
     command = [sys.executable, __file__, "--to-port", str(to_port), *options]
@@ -80,13 +86,19 @@ async def serve(front: Front) -> None:
 @click.command()
 @click.option("--to-port", type=int, required=True)
 @click.option("--certificate", type=click.Path(exists=True))
+@click.option("--clients", type=click.Path(exists=True))
 @click.option("--postgres", is_flag=True)
 @click.option("--instead", nargs=2)
-def main(to_port: int, certificate: str | None, *, postgres: bool, instead: tuple[str, str] | None) -> None:
+def main(
+    to_port: int, certificate: str | None, clients: str | None, *, postgres: bool, instead: tuple[str, str] | None
+) -> None:
     tls = None
     if certificate:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(certificate)
+        if clients:
+            tls.load_verify_locations(clients)
+            tls.verify_mode = ssl.CERT_REQUIRED
     asyncio.run(serve(Front(to_port, tls, postgres, (instead[0].encode(), instead[1].encode()) if instead else None)))
 
 

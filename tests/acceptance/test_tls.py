@@ -55,11 +55,11 @@ def authority(tmp_path: Path) -> Authority:
 
 @pytest.fixture
 def secure(authority: Authority, client: "redis.Redis") -> Iterator[str]:
-    """Address and login of a Redis that speaks TLS, without an authority to trust."""
+    """Address and login of a Redis that speaks TLS and asks for certificates, without an authority to trust."""
     port = client.connection_pool.connection_kwargs["port"]
     client.acl_setuser("ann", enabled=True, passwords=["+p@ss"], keys=["*"], channels=["*"], commands=["+@all"])
     try:
-        with in_front(port, certificate=authority.certify("localhost", "127.0.0.1")) as front:
+        with in_front(port, certificate=authority.certify("localhost"), clients=authority.folder / "ca.pem") as front:
             yield f"rediss://ann:p%40ss@localhost:{front}/0"
     finally:
         client.acl_deluser("ann")
@@ -72,8 +72,8 @@ def answered(url: str, **more: str) -> None:
         assert {outcome.result.label for outcome in several} == {"billing"}
 
 
-def test_the_main_job_over_tls(workers: Workers, secure: str, tmp_path: Path) -> None:
-    url = f"{secure}?ssl_ca_certs={tmp_path / 'ca.pem'}"
+def test_the_main_job_over_tls(workers: Workers, secure: str, authority: Authority, tmp_path: Path) -> None:
+    url = f"{secure}?ssl_ca_certs={tmp_path / 'ca.pem'}&ssl_certfile={authority.certify('shoal')}"
     workers.start(redis_url=url)
     answered(url)
     with client_app(SecretStr(url)) as app:
@@ -136,6 +136,6 @@ def test_a_certificate_for_another_host_is_refused(authority: Authority, client:
         answering = f"{url}&ssl_check_hostname=false"
         with Shoal(ProducerSettings.load(redis_url=answering)) as producer:
             assert producer.enqueue(question()).status() == "available"
-        unverified = f"rediss://localhost:{front}/0?ssl_cert_reqs=none"
-        found = asyncio.run(command.of_redis(WorkerSettings.load(redis_url=unverified), workers=1))[0]
-        assert [one.check for one in found if one.grade == Grade.WARNING] == ["redis-tls"]
+        for careless in (answering, f"rediss://localhost:{front}/0?ssl_cert_reqs=none"):
+            found = asyncio.run(command.of_redis(WorkerSettings.load(redis_url=careless), workers=1))[0]
+            assert [one.check for one in found if one.grade == Grade.WARNING] == ["redis-tls"]

@@ -60,7 +60,7 @@ def _place(url: SecretStr, name: str, setting: str, is_recoverable: bool) -> Pla
         host=next((host for host in hosts if not is_loopback(host)), hosts[0]),
         has_tls=tls is not None,
         has_password=has_password,
-        verifies=bool(tls is None or tls["ssl_cert_reqs"]),
+        verifies=tls is None or bool(tls["ssl_cert_reqs"] and tls["ssl_check_hostname"]),
         has_replicas=is_sentinel(text),
         is_recoverable=is_recoverable,
     )

@@ -222,7 +222,7 @@ def _replication(facts: Facts, place: Place) -> Iterator[Finding]:
 
 def _access(facts: Facts, place: Place) -> Iterator[Finding]:
     if place.has_tls and not place.verifies:
-        fix = f"take ssl_cert_reqs out of {place.setting}; ssl_ca_certs=/path/ca.pem names your own authority"
+        fix = f"take ssl_cert_reqs and ssl_check_hostname out of {place.setting}; ssl_ca_certs names your own authority"
         why = "anybody between can read and write all of it"
         yield warning("redis-tls", f"the certificate of {place.name} is not verified", why, fix)
     if not is_far(facts, place):
