@@ -16,7 +16,7 @@ from rich.table import Table
 
 from shoal.client import AsyncShoal
 from shoal.errors import SettingsError
-from shoal_worker import logs
+from shoal_worker import guard, logs
 from shoal_worker.beat import Beat, Duty
 from shoal_worker.beat_book import BeatBook, LastRun
 from shoal_worker.duties import DeadLetterDigest, EntryRuns
@@ -24,7 +24,6 @@ from shoal_worker.fanout import SourceAway, faults_of
 from shoal_worker.process import redis_client
 from shoal_worker.schedule import Entry, Fault, load
 from shoal_worker.settings import WorkerSettings
-from shoal_worker.stores import migrations
 from shoal_worker.timetable import next_times
 
 #: `schedule list` does without a queue that does not answer by then.
@@ -47,8 +46,7 @@ def beat() -> None:
     settings = WorkerSettings.load()
     entries = read_schedule(settings)
     logs.configure(settings.log_level)
-    if settings.in_postgres:
-        migrations.check(settings.results)
+    guard.check(settings)
     asyncio.run(_beat(settings, entries))
 
 

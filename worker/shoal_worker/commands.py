@@ -10,6 +10,7 @@ from shoal.errors import QueueUnavailable, SettingsError
 from shoal.postgres_jobs import PostgresJobs
 from shoal.settings import ProducerSettings
 from shoal_worker.beat_cli import beat, schedule
+from shoal_worker.doctor.command import doctor
 from shoal_worker.exporter import metrics
 from shoal_worker.stores import migrations
 from shoal_worker.up import up
@@ -85,4 +86,5 @@ COMMANDS = {
     "why": why,
     "beat": beat,
     "schedule": schedule,
+    "doctor": doctor,
 }

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from celery.utils.sysinfo import cpu_budget
 from pydantic import SecretStr
 
 from shoal.errors import SettingsError
 from shoal_worker import services
 from shoal_worker.beat_cli import read_schedule
 from shoal_worker.errors import WorkerError
-from shoal_worker.openrouter import KeyStatus, OpenRouter
+from shoal_worker.lookups import KeyStatus
+from shoal_worker.openrouter import OpenRouter
 from shoal_worker.process import gateway_of
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.stores import migrations
@@ -34,6 +36,7 @@ class Plan:
     sandbox_latency_seconds: float = 0.3
     flower_port: int = 5555
     data_dir: Path = Path(".shoal")
+    beat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ def own_gateway(settings: WorkerSettings) -> bool:
 
 
 def start(tree: services.Services, plan: Plan, settings: WorkerSettings) -> Addresses:
-    """Start what is missing, then the workers, then beat where there is a schedule, then Flower."""
+    """Start what is missing, then the workers, then beat if it is planned, then Flower."""
     redis_url = os.environ.get("SHOAL_REDIS_URL") or _embedded(tree, plan)
     queue_url = settings.queue_url.get_secret_value() if settings.queue_url else redis_url
     model = settings.openrouter_base_url
@@ -85,9 +88,9 @@ def start(tree: services.Services, plan: Plan, settings: WorkerSettings) -> Addr
         model = services.start_sandbox(tree, plan.sandbox_latency_seconds)
         added |= {"SHOAL_OPENROUTER_BASE_URL": model, "SHOAL_OPENROUTER_API_KEY": "sandbox"}
     tree.environ = {**tree.environ, **added}
-    for number in range(1, plan.workers + 1):
-        services.start_worker(tree, f"worker{number}", queue_url, settings.shutdown_grace_seconds)
-    if settings.schedule_file.is_file():
+    names = [f"worker{number}" for number in range(1, plan.workers + 1)]
+    services.start_workers(tree, names, queue_url, settings.shutdown_grace_seconds)
+    if plan.beat:
         services.start_beat(tree)
     return Addresses(redis_url, model, services.start_flower(tree, plan.flower_port))
 
@@ -106,16 +109,22 @@ def _embedded(tree: services.Services, plan: Plan) -> str:
 
 
 @click.command()
-@click.option("--workers", default=1, show_default=True, help="Worker processes; one for each core is plenty.")
+@click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one for each core]")
 @click.option("--sandbox", is_flag=True, help="Answer with the offline sandbox: rules, no model, no cost.")
 @click.option("--flower-port", default=5555, show_default=True)
 @click.option("--data-dir", default=".shoal", show_default=True, type=click.Path(path_type=Path, file_okay=False))
-def up(workers: int, *, sandbox: bool, flower_port: int, data_dir: Path) -> None:
+def up(workers: int | None, *, sandbox: bool, flower_port: int, data_dir: Path) -> None:
     """Start workers and Flower, a Valkey when SHOAL_REDIS_URL is not set, beat where a schedule is; Ctrl-C ends all."""
-    plan = Plan(workers=workers, sandbox=sandbox, flower_port=flower_port, data_dir=data_dir)
     settings = WorkerSettings.load()
+    plan = Plan(
+        workers=workers or cpu_budget().count,
+        sandbox=sandbox,
+        flower_port=flower_port,
+        data_dir=data_dir,
+        beat=settings.schedule_file.is_file(),
+    )
     check(plan, settings)
-    if settings.schedule_file.is_file():
+    if plan.beat:
         read_schedule(settings)
     if settings.in_postgres:
         migrations.migrate(settings.results)
@@ -128,7 +137,7 @@ def up(workers: int, *, sandbox: bool, flower_port: int, data_dir: Path) -> None
             click.echo(f"results {without_login(settings.result_url) or without_login(addresses.redis_url)}")
             click.echo(f"model   {addresses.model}{' (the sandbox: no model answers)' if sandbox else ''}")
             click.echo(f"Flower  {addresses.flower}")
-            if settings.schedule_file.is_file():
+            if plan.beat:
                 click.echo(f"beat    {settings.schedule_file}")
             click.echo("ready; Ctrl-C ends all of it")
             while (gone := tree.ended()) is None:
