@@ -1,52 +1,83 @@
-"""Logs: one line an event, ids as fields, and never a text.
+"""Logs: one event a line, with the job it belongs to, and never a text.
 
-An exception's message and its frames' variables may hold what a producer sent, so of an exception only its type and
-its path through the code are written.
+Every logger of the process writes through one formatter, Celery's and the libraries' included. An exception's message
+and its frames' variables may hold what a producer sent, so of an exception only its type and its path through the code
+are written.
 """
 
 import logging
+import sys
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import structlog
-from celery.signals import setup_logging
+from celery.signals import celeryd_init, setup_logging
+from structlog.typing import EventDict, Processor, WrappedLogger
 
+Form = Literal["json", "text"]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
-class Formatter(logging.Formatter):
-    """For every logger of the process, Celery's and the libraries' included."""
-
-    def formatException(self, ei: ExcInfo) -> str:  # noqa: N802 logging's own name
-        """The exception's type and the calls that led to it."""
-        kind, _, trace = ei
-        steps = " > ".join(f"{step.name}:{step.lineno}" for step in traceback.extract_tb(trace))
-        return f"  {kind.__name__ if kind else 'no exception'} at {steps}"
-
-
-def configure(level: str) -> None:
-    """Set up this process's logs."""
+def configure(level: str, form: Form | None = None, added: Sequence[Processor] = ()) -> None:
+    """Set up this process's logs on standard error. None: text for a terminal, else JSON. `added` add fields."""
+    chosen = form or ("text" if sys.stderr.isatty() else "json")
     handler = logging.StreamHandler()
-    handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(formatter(chosen))
     logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("celery.app.trace").setLevel(logging.WARNING)
     logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
-            _leave_exceptions_to_logging,
-            structlog.processors.LogfmtRenderer(),
+            structlog.contextvars.merge_contextvars,
+            *added,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
     )
+    if chosen == "json":
+        celeryd_init.connect(_leave_out_the_banner, weak=False)
 
 
-def _leave_exceptions_to_logging(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    event.pop("exc_info", None)
-    return event
+def formatter(form: Form) -> structlog.stdlib.ProcessorFormatter:
+    """A line for a person, or a JSON object a line."""
+    renderers: dict[Form, Processor] = {
+        "json": structlog.processors.JSONRenderer(ensure_ascii=False),
+        "text": structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, pad_level=False),
+    }
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.contextvars.merge_contextvars],
+        processors=[
+            _stamp,
+            # Before the renderers, who would show an exception whole.
+            structlog.processors.ExceptionRenderer(path_of),
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            renderers[form],
+        ],
+    )
+
+
+def path_of(exc_info: Any) -> str:
+    """The exception's type and the calls that led to it."""
+    kind, _, trace = exc_info
+    steps = " > ".join(f"{step.name}:{step.lineno}" for step in traceback.extract_tb(trace))
+    return f"{kind.__name__} at {steps}"
+
+
+_utc = structlog.processors.TimeStamper(fmt="iso", utc=True)
+
+
+def _stamp(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    record: logging.LogRecord = event["_record"]
+    event.update(level=record.levelname.lower(), logger=record.name)
+    return _utc(logger, name, event)
+
+
+def _leave_out_the_banner(instance: Any, **_: Any) -> None:
+    instance.quiet = True
 
 
 @setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery is untyped

@@ -10,6 +10,7 @@ import socket
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -23,6 +24,7 @@ from shoal.postgres import Database
 from shoal.publisher import is_amqp
 from shoal.redis_url import open_client
 from shoal.signing import Signer
+from shoal_worker import sentry
 from shoal_worker.board import LocalBoard, RedisBoard
 from shoal_worker.calls import CountedModel, clear_doubts
 from shoal_worker.limits import LimitedModel, Limits, gateway_name
@@ -37,6 +39,7 @@ from shoal_worker.settings import WorkerSettings
 from shoal_worker.slots import Slots
 from shoal_worker.stores.postgres import PostgresStore
 from shoal_worker.stores.redis import RedisStore
+from shoal_worker.tracing import traced_model, traced_runner
 
 UNDECODABLE_AT_ONCE = 100
 UPKEEP_SECONDS = 1.0
@@ -60,13 +63,16 @@ class Process:
         self.store = store_of(settings, signer)
         gateway = gateway_of(settings)
         self.provider = OpenRouter(gateway)
-        self.model = CountedModel(self.provider, self.store.calls, gateway.prices, grace_seconds=settings.lease_seconds)
+        model = traced_model(self.provider, gateway.base_url)
+        self.model = CountedModel(model, self.store.calls, gateway.prices, grace_seconds=settings.lease_seconds)
         self._generations = self.provider if gateway.openrouter_fields else None
         job_limits = JobLimits(settings.model, settings.model_deadline_seconds, settings.job_time_limit_seconds)
         name = f"{os.getpid()}@{socket.gethostname()}/{uuid.uuid4().hex[:8]}"
         board = RedisBoard(self._queue, limits_name(settings)) if self._queue else LocalBoard()
         self.limits = Limits(board, name, settings.model, Rates(settings.rpm, settings.tpm))
-        self.runner: Runner = runner_for(name, self.store, LimitedModel(self.model, self.limits), job_limits, signer)
+        runner = runner_for(name, self.store, LimitedModel(self.model, self.limits), job_limits, signer)
+        runner.on_death = partial(sentry.discarded, model=settings.model)
+        self.runner: Runner = traced_runner(runner)
         slots.bound = self.limits.room
         self.packs = Packs(self.runner, slots)
         self._slots = slots

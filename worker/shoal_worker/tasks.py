@@ -11,6 +11,7 @@ from celery.exceptions import Retry as CeleryRetry
 from shoal import wire
 from shoal.errors import JobExpired, JobFailed
 from shoal.jobs import KINDS, Outcome
+from shoal_worker import tracing
 from shoal_worker.errors import Expired, InvalidMessage
 from shoal_worker.loop import await_
 from shoal_worker.process import process
@@ -21,19 +22,27 @@ from shoal_worker.slots import LOAD, PLACE
 #: How long a delivery that our own code could not handle waits before it goes back to the queue.
 REDELIVERY_SECONDS = 5.0
 
+_OPTIONS = {
+    "bind": True,
+    "acks_late": True,
+    "throws": (JobFailed,),
+    "Request": "shoal_worker.requests:Request",
+}
+
 log = structlog.get_logger()
 
 
 def register(app: Celery) -> None:
     """One task a kind, all with the same body, and one for messages of many jobs."""
     for kind in KINDS:
-        app.task(run_job, name=wire.task_name(kind), bind=True, acks_late=True, throws=(JobFailed,))
-    app.task(run_pack, name=wire.PACK_TASK, bind=True, acks_late=True, throws=(JobFailed,))
+        app.task(run_job, name=wire.task_name(kind), **_OPTIONS)
+    app.task(run_pack, name=wire.PACK_TASK, **_OPTIONS)
 
 
 def run_job(task: Task, job: Any = None, **unknown: Any) -> str:
     """Run one delivery. The answer itself is stored by the runner; what is returned is safe to show in Flower."""
     raw = job if job is not None else unknown
+    tracing.go_on(task.request)
     try:
         signature = task.request.get(wire.SIGNATURE_HEADER)
         ending = await_(process().runner.run(task.request.id, raw, signature, PLACE.get().free))
@@ -60,6 +69,7 @@ def run_pack(task: Task, jobs: Any = None, **_: Any) -> str:
         reason = "jobs: a list is needed"
         await_(process().bury(task.request.id, reason, str(jobs)))
         raise JobFailed(reason, task.request.id, InvalidMessage.cause)
+    tracing.go_on(task.request)
     end = await_(process().packs.run(task.request.id, jobs, LOAD.get()))
     if not end.is_whole:
         if end.words["failed"]:
