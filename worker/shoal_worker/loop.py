@@ -35,7 +35,9 @@ async def drive(body: Callable[[], T], seen_as: Callable[[BaseException], BaseEx
         try:
             answer = await value
         except BaseException as error:  # noqa: BLE001 it belongs to the greenlet
-            value = runner.throw(seen_as(error))
+            seen = seen_as(error)
+            # With its traceback: what failed is in what was awaited, and not where it is raised again.
+            value = runner.throw(type(seen), seen, seen.__traceback__)
         else:
             value = runner.switch(answer)
     result: T = value

@@ -64,7 +64,6 @@ def configure(settings: WorkerSettings) -> None:
         before_breadcrumb=lambda _, __: None,
         max_breadcrumbs=0,
         include_local_variables=False,
-        send_default_pii=False,
         max_request_body_size="never",
         trace_propagation_targets=[],
         auto_session_tracking=False,
