@@ -1,6 +1,7 @@
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -11,10 +12,12 @@ from shoal_worker.logs import ExcInfo, Form, formatter
 
 
 @pytest.fixture(autouse=True)
-def logging_as_it_was() -> Iterator[None]:
+def logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
     root, configuration = logging.getLogger(), structlog.get_config()
     handlers, level = root.handlers[:], root.level
     yield
+    logging.captureWarnings(False)
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.configure(**configuration)
@@ -74,3 +77,14 @@ def test_logs_are_json_where_nobody_watches(
     first, second = capsys.readouterr().err.splitlines()
     assert json.loads(first)["event"] == "first"
     assert second.endswith("[info] second [shoal]")
+
+
+def test_a_warning_is_named_by_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        configure("json")
+        warnings.warn("input_value='a customer's words'", UserWarning, stacklevel=1)
+        logging.captureWarnings(False)
+    said = json.loads(capsys.readouterr().err)
+    assert said["event"].startswith("UserWarning at ")
+    assert "customer" not in str(said)

@@ -2,13 +2,13 @@
 
 Every logger of the process writes through one formatter, Celery's and the libraries' included. An exception's message
 and its frames' variables may hold what a producer sent, so of an exception only its type and its path through the code
-are written.
+are written, and of a warning its place.
 """
 
 import logging
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
 from types import TracebackType
 from typing import Any, Literal
 
@@ -20,24 +20,27 @@ Form = Literal["json", "text"]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
-def configure(level: str, form: Form | None = None, added: Sequence[Processor] = ()) -> None:
-    """Set up this process's logs on standard error. None: text for a terminal, else JSON. `added` add fields."""
+def configure(level: str, form: Form | None = None) -> None:
+    """Set up this process's logs on standard error. None: text for a terminal, else JSON."""
     chosen = form or ("text" if sys.stderr.isatty() else "json")
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(chosen))
     logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("celery.app.trace").setLevel(logging.WARNING)
     logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)
+    # On DEBUG it shows what it is given.
+    logging.getLogger("celery.pool").setLevel(logging.INFO)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
             structlog.contextvars.merge_contextvars,
-            *added,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
     )
+    warnings.formatwarning = _place_of
+    logging.captureWarnings(True)
     if chosen == "json":
         celeryd_init.connect(_leave_out_the_banner, weak=False)
 
@@ -74,6 +77,16 @@ def _stamp(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
     record: logging.LogRecord = event["_record"]
     event.update(level=record.levelname.lower(), logger=record.name)
     return _utc(logger, name, event)
+
+
+def _place_of(
+    message: Warning | str,  # noqa: ARG001 pydantic's name the value that they are about
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,  # noqa: ARG001 the caller's signature
+) -> str:
+    return f"{category.__name__} at {filename}:{lineno}"
 
 
 def _leave_out_the_banner(instance: Any, **_: Any) -> None:

@@ -7,7 +7,7 @@ from shoal_worker.stores import migrations
 
 settings = WorkerSettings.load()
 tracing.configure()
-logs.configure(settings.log_level, settings.log_format, tracing.log_fields())
+logs.configure(settings.log_level, settings.log_format)
 sentry.configure(settings)
 if settings.in_postgres:
     migrations.check(settings.results)

@@ -47,7 +47,8 @@ def subject(record: logging.LogRecord) -> str:
     """What a log line is about, without what was put into it: our event's name, or the template, or the place."""
     if isinstance(record.msg, dict):
         return str(record.msg.get("event"))
-    return str(record.msg) if record.args else f"{record.name}, {record.module}:{record.lineno}"
+    is_constant = record.args or record.name.startswith("shoal")
+    return str(record.msg) if is_constant else f"{record.name}, {record.module}:{record.lineno}"
 
 
 def fingerprint(event: Event, about: str) -> list[str]:

@@ -7,13 +7,13 @@ text, a prompt, an answer or an exception's message.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, assert_never
 from urllib.parse import urlsplit
 
-import structlog
+from structlog.contextvars import bind_contextvars, get_contextvars
 
 from shoal import wire
 from shoal.errors import SettingsError
@@ -25,11 +25,11 @@ from shoal_worker.runner import Done, Ending, Runner
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
-    from structlog.typing import EventDict, Processor
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
 SERVICE = "shoal-worker"
+_PROCESS = {"messaging.system": "celery", "messaging.operation.type": "process"}
 
 _providers: list[Any] = []
 
@@ -61,20 +61,6 @@ def close() -> None:
         _providers.pop().shutdown()
 
 
-def log_fields() -> "list[Processor]":
-    """What adds the trace of now to a line of the log."""
-    return [_with_trace] if is_on() else []
-
-
-def _with_trace(_: Any, __: str, event: "EventDict") -> "EventDict":
-    from opentelemetry.trace import format_span_id, format_trace_id, get_current_span
-
-    context = get_current_span().get_span_context()
-    if context.is_valid:
-        event.update(trace_id=format_trace_id(context.trace_id), span_id=format_span_id(context.span_id))
-    return event
-
-
 def go_on(request: Any) -> None:
     """What follows in this task belongs to the trace that its message carries. The context ends with the task."""
     if is_on() and isinstance(traceparent := request.get(TRACEPARENT), str):
@@ -98,23 +84,25 @@ class TracedRunner(Runner):
     async def run(
         self, task_id: str, raw: Any, signature: object = None, asked: Callable[[], None] = lambda: None
     ) -> Ending:
-        with _span(
-            "process job", "CONSUMER", {"messaging.system": "celery", "messaging.operation.type": "process"}
-        ) as span:
-            ending = await super().run(task_id, raw, signature, asked)
-            # What the runner has read of the message, if it could be read.
-            job = structlog.contextvars.get_contextvars()
-            if "kind" in job:
-                span.update_name(f"process {wire.task_name(job['kind'])}")
-            span.set_attributes(job_attributes(task_id, job, ending))
+        with _span("process job", "CONSUMER", _PROCESS) as span:
+            # For the lines of the log, those after the span's end included.
+            bind_contextvars(trace_id=f"{span.get_span_context().trace_id:032x}")
+            try:
+                ending = await super().run(task_id, raw, signature, asked)
+            finally:
+                _name_job(span, task_id)
+            span.set_attribute("shoal.ending", word_of(ending))
             _fail(span, cause_of(ending))
             return ending
 
 
-def job_attributes(task_id: str, job: Mapping[str, Any], ending: Ending) -> dict[str, Any]:
-    """What a span says of a job."""
-    named = {f"shoal.{name}": job[name] for name in ("kind", "tenant", "attempt") if job.get(name)}
-    return {"messaging.message.id": job.get("job_id", task_id), **named, "shoal.ending": word_of(ending)}
+def _name_job(span: "Span", task_id: str) -> None:
+    """By what the runner has read of the message, if it could be read."""
+    job = get_contextvars()
+    if "kind" in job:
+        span.update_name(f"process {wire.task_name(job['kind'])}")
+    span.set_attribute("messaging.message.id", job.get("job_id", task_id))
+    span.set_attributes({f"shoal.{name}": job[name] for name in ("kind", "tenant", "attempt") if job.get(name)})
 
 
 def word_of(ending: Ending) -> str:

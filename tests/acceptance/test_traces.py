@@ -1,0 +1,139 @@
+"""One trace from a backend's call to the model's answer, as an OpenTelemetry collector receives it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from pydantic_core import from_json
+
+from conftest import Workers, eventually
+from receivers import Receiver, receiver
+from shoal import Classify, JobFailed, Shoal, wire
+from shoal.messages import message_of
+
+TEXT = "the quokka was charged twice"
+LABELS = ("billing", "bug")
+CLIENT, PRODUCER, CONSUMER = 3, 4, 5
+
+#: A backend with OpenTelemetry's SDK, whose own span is around what it enqueues.
+BACKEND = """\
+import sys
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from shoal import Classify, Shoal
+
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter()))
+trace.set_tracer_provider(provider)
+L = ("billing", "bug")
+with Shoal() as shoal, trace.get_tracer("backend").start_as_current_span("checkout"):
+    shoal.enqueue(Classify(text=sys.argv[1], labels=L)).result(30)
+    for job in shoal.enqueue_many(Classify(text=f"quokka {n}", labels=L) for n in range(2)):
+        job.result(30)
+"""
+
+
+@pytest.fixture
+def collector() -> Iterator[Receiver]:
+    with receiver() as server:
+        yield server
+
+
+@pytest.fixture
+def traced(workers: Workers, collector: Receiver) -> Workers:
+    workers.environ |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    workers.start()
+    return workers
+
+
+def named(collector: Receiver, name: str, most: int = 1) -> list[dict[str, Any]]:
+    def found() -> list[dict[str, Any]]:
+        spans = [span for span in collector.spans() if span["name"] == name]
+        return spans if len(spans) >= most else []
+
+    spans: list[dict[str, Any]] = eventually(found, what=name)
+    return spans
+
+
+def test_a_trace_goes_from_the_backend_through_the_queue_to_the_model(traced: Workers, collector: Receiver) -> None:
+    environ = {**traced.environ, "OTEL_SERVICE_NAME": "shop"}
+    subprocess.run([sys.executable, "-c", BACKEND, f"{TEXT} [[fault:server_500*1]]"], env=environ, check=True)
+    [checkout] = named(collector, "checkout")
+    single, pack = named(collector, "enqueue classify", 2)
+    runs = named(collector, "process shoal.classify", 4)
+    calls = named(collector, "chat openai/gpt-5.4-nano", 4)
+    assert {span["trace"] for span in [checkout, single, pack, *runs, *calls]} == {checkout["trace"]}
+    assert (single["kind"], single["parent"], single["service"]) == (PRODUCER, checkout["id"], "shop")
+    by_parent = {span["parent"]: span for span in calls}
+    for run in runs:
+        assert run["kind"] == CONSUMER
+        assert run["service"] == "shoal-worker"
+        assert by_parent[run["id"]]["kind"] == CLIENT
+    retried = next(run for run in runs if run["shoal.ending"] == "retried")
+    assert (retried["parent"], retried["error.type"], retried["failed"]) == (single["id"], "provider_unavailable", True)
+    # A retry is a child of the attempt before, and the jobs of a message of many have its context.
+    [second] = [run for run in runs if run["shoal.attempt"] == 2]
+    assert (second["parent"], second["shoal.ending"]) == (retried["id"], "answered")
+    assert [run["parent"] for run in runs].count(pack["id"]) == 2
+    call = by_parent[second["id"]]
+    assert call["gen_ai.operation.name"] == "chat"
+    assert call["gen_ai.request.model"] == "openai/gpt-5.4-nano"
+    assert call["gen_ai.usage.input_tokens"] > 0
+    assert call["gen_ai.usage.output_tokens"] > 0
+    assert call["gen_ai.response.finish_reasons"] == ["stop"]
+    assert call["gen_ai.response.id"]
+    assert by_parent[retried["id"]]["error.type"] == "provider_unavailable"
+    assert b"quokka" not in collector.everything()
+
+
+def test_a_log_line_names_its_trace_and_its_job(
+    shoal: Shoal, traced: Workers, collector: Receiver, client: "redis.Redis"
+) -> None:
+    job = message_of(Classify(text=TEXT, labels=LABELS), {}, shoal.settings, time.time())
+    client.lpush(wire.result_record(job.id), "in the way")
+    client.lpush(wire.QUEUE, wire.message(job))
+    eventually(lambda: b"delivery_failed" in traced.log(), what="a failed delivery")
+    line = next(line for line in map(from_json, traced.log().splitlines()) if line["event"] == "delivery_failed")
+    assert (line["job_id"], line["kind"], line["attempt"], line["level"]) == (job.id, "classify", 1, "error")
+    [run] = named(collector, "process shoal.classify")
+    assert (run["trace"], run["error.type"]) == (line["trace_id"], "ResponseError")
+    assert b"quokka" not in traced.log()
+
+
+def test_what_waits_is_sent_when_a_worker_stops(shoal: Shoal, workers: Workers, collector: Receiver) -> None:
+    workers.environ |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "60000"}
+    process = workers.start()
+    with pytest.raises(JobFailed):
+        shoal.enqueue(Classify(text=f"{TEXT} [[fault:bad_request]]", labels=LABELS)).result(30)
+    process.send_signal(signal.SIGTERM)
+    process.wait(30)
+    [run] = named(collector, "process shoal.classify")
+    assert (run["shoal.ending"], run["error.type"], run["parent"]) == ("discarded", "request_refused", "")
+
+
+def test_a_protocol_that_is_not_there_is_refused(workers: Workers) -> None:
+    environ = {
+        **workers.environ,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4317",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+    }
+    ended = subprocess.run(
+        [sys.executable, "-m", "shoal_worker"], env=environ, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert "OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc'" in ended.stderr
+
+
+def test_a_worker_without_an_endpoint_loads_nothing_for_traces(workers: Workers) -> None:
+    code = "import sys, shoal_worker.main; print([name for name in sys.modules if 'opentelemetry.exporter' in name])"
+    environ = {**workers.environ, "PATH": os.environ["PATH"]}
+    ended = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"
