@@ -228,11 +228,14 @@ def run_commands(harvest: Harvest, environ: dict[str, str], folder: Path, job_id
     shoal = str(Path(sys.executable).with_name("shoal"))
     submit = ("submit", "classify", "in.csv", "--text", "text", "-o", "out.jsonl", "--labels", ",".join(LABELS))
     commands = [("status", job_id), ("why", job_id), ("dead", "list"), ("cost", "--by", "kind"), ("metrics", "--help")]
-    for command in (submit, *commands, ("submit", "classify", "--text", TEXT, "--labels", "umbrellalabel")):
-        ended = subprocess.run(
-            [shoal, *command], env=environ, cwd=folder, capture_output=True, text=True, check=False, timeout=60
-        )
-        harvest.add(f"shoal {command[0]}", ended.stdout + ended.stderr)
+    commands.append(("submit", "classify", "--text", TEXT, "--labels", "umbrellalabel"))
+    started = [
+        subprocess.Popen([shoal, *command], env=environ, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for command in (submit, *commands)
+    ]
+    for process in started:
+        output, _ = process.communicate(timeout=60)
+        harvest.add("the shoal command", output)
 
 
 def test_nothing_that_was_planted_is_found_where_it_does_not_belong(  # noqa: PLR0917 all places at once

@@ -14,8 +14,10 @@ from pydantic_core import from_json
 
 from conftest import Workers, eventually
 from receivers import Receiver, receiver
-from shoal import Classify, JobFailed, Shoal, wire
+from shoal import Classify, Shoal, wire
+from shoal.errors import SettingsError
 from shoal.messages import message_of
+from shoal_worker import tracing
 
 TEXT = "the quokka was charged twice"
 LABELS = ("billing", "bug")
@@ -49,9 +51,14 @@ def collector() -> Iterator[Receiver]:
 
 @pytest.fixture
 def traced(workers: Workers, collector: Receiver) -> Workers:
-    workers.environ |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    workers.environ |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
     workers.start()
     return workers
+
+
+def stop(workers: Workers) -> None:
+    workers.processes[0].send_signal(signal.SIGTERM)
+    workers.processes[0].wait(30)
 
 
 def named(collector: Receiver, name: str, most: int = 1) -> list[dict[str, Any]]:
@@ -66,6 +73,7 @@ def named(collector: Receiver, name: str, most: int = 1) -> list[dict[str, Any]]
 def test_a_trace_goes_from_the_backend_through_the_queue_to_the_model(traced: Workers, collector: Receiver) -> None:
     environ = {**traced.environ, "OTEL_SERVICE_NAME": "shop"}
     subprocess.run([sys.executable, "-c", BACKEND, f"{TEXT} [[fault:server_500*1]]"], env=environ, check=True)
+    stop(traced)  # what waits is sent
     [checkout] = named(collector, "checkout")
     single, pack = named(collector, "enqueue classify", 2)
     runs = named(collector, "process shoal.classify", 4)
@@ -95,41 +103,27 @@ def test_a_trace_goes_from_the_backend_through_the_queue_to_the_model(traced: Wo
 
 
 def test_a_log_line_names_its_trace_and_its_job(
-    shoal: Shoal, traced: Workers, collector: Receiver, client: "redis.Redis"
+    shoal: Shoal, workers: Workers, collector: Receiver, client: "redis.Redis"
 ) -> None:
+    workers.environ |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    workers.start()
     job = message_of(Classify(text=TEXT, labels=LABELS), {}, shoal.settings, time.time())
     client.lpush(wire.result_record(job.id), "in the way")
     client.lpush(wire.QUEUE, wire.message(job))
-    eventually(lambda: b"delivery_failed" in traced.log(), what="a failed delivery")
-    line = next(line for line in map(from_json, traced.log().splitlines()) if line["event"] == "delivery_failed")
+    eventually(lambda: b"delivery_failed" in workers.log(), what="a failed delivery")
+    line = next(line for line in map(from_json, workers.log().splitlines()) if line["event"] == "delivery_failed")
     assert (line["job_id"], line["kind"], line["attempt"], line["level"]) == (job.id, "classify", 1, "error")
     [run] = named(collector, "process shoal.classify")
     assert (run["trace"], run["error.type"]) == (line["trace_id"], "ResponseError")
-    assert b"quokka" not in traced.log()
+    assert b"quokka" not in workers.log()
 
 
-def test_what_waits_is_sent_when_a_worker_stops(shoal: Shoal, workers: Workers, collector: Receiver) -> None:
-    workers.environ |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "60000"}
-    process = workers.start()
-    with pytest.raises(JobFailed):
-        shoal.enqueue(Classify(text=f"{TEXT} [[fault:bad_request]]", labels=LABELS)).result(30)
-    process.send_signal(signal.SIGTERM)
-    process.wait(30)
-    [run] = named(collector, "process shoal.classify")
-    assert (run["shoal.ending"], run["error.type"], run["parent"]) == ("discarded", "request_refused", "")
-
-
-def test_a_protocol_that_is_not_there_is_refused(workers: Workers) -> None:
-    environ = {
-        **workers.environ,
-        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4317",
-        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-    }
-    ended = subprocess.run(
-        [sys.executable, "-m", "shoal_worker"], env=environ, capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 1
-    assert "OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc'" in ended.stderr
+def test_a_protocol_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    with pytest.raises(SettingsError, match="OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc'"):
+        tracing.configure()
+    assert not tracing.is_on()
 
 
 def test_a_worker_without_an_endpoint_loads_nothing_for_traces(workers: Workers) -> None:
