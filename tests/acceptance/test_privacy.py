@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
+import psycopg
 import pytest
 import redis
 from celery import Celery
@@ -335,3 +336,18 @@ def test_nothing_that_was_planted_is_found_where_it_does_not_belong(  # noqa: PL
     assert received.items("transaction")
     leaks = harvest.leaks((*WORDS, *SECRETS))
     assert not leaks, json.dumps(leaks, indent=1)
+
+
+def test_what_postgres_says_of_a_row_stays_in_the_client(postgres: str) -> None:
+    """The database's errors show the row that it refuses."""
+    with (
+        Shoal(ProducerSettings.load(result_url=postgres)) as shoal,
+        psycopg.connect(postgres, autocommit=True) as admin,
+    ):
+        admin.execute("ALTER TABLE shoal.jobs ADD CONSTRAINT shut CHECK (kind <> 'classify') NOT VALID")
+        try:
+            said = failure(lambda: shoal.enqueue(jobs()[0]))
+        finally:
+            admin.execute("ALTER TABLE shoal.jobs DROP CONSTRAINT shut")
+    assert "refused a statement: CheckViolation" in said
+    assert "DETAIL" not in said

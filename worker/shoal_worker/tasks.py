@@ -39,9 +39,10 @@ def register(app: Celery) -> None:
     app.task(run_pack, name=wire.PACK_TASK, **_OPTIONS)
 
 
-def run_job(task: Task, job: Any = None, **unknown: Any) -> str:
+def run_job(task: Task, /, *args: Any, **kwargs: Any) -> str:
     """Run one delivery. The answer itself is stored by the runner; what is returned is safe to show in Flower."""
-    raw = job if job is not None else unknown
+    raw = given("job", args, kwargs)
+    raw = kwargs if raw is None else raw
     tracing.go_on(task.request)
     try:
         signature = task.request.get(wire.SIGNATURE_HEADER)
@@ -63,8 +64,9 @@ def run_job(task: Task, job: Any = None, **unknown: Any) -> str:
             assert_never(ending)
 
 
-def run_pack(task: Task, jobs: Any = None, **_: Any) -> str:
+def run_pack(task: Task, /, *args: Any, **kwargs: Any) -> str:
     """Run one delivery of a message of many jobs. It comes again when one of them was brought to no end."""
+    jobs = given("jobs", args, kwargs)
     if not isinstance(jobs, list):
         reason = "jobs: a list is needed"
         await_(process().bury(task.request.id, reason, str(jobs)))
@@ -76,6 +78,11 @@ def run_pack(task: Task, jobs: Any = None, **_: Any) -> str:
             await_(asyncio.sleep(REDELIVERY_SECONDS))
         raise Reject(end.summary(), requeue=True)
     return end.summary()
+
+
+def given(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What stands under a name, or else in the first place. However a message gives it, the task can be called."""
+    return kwargs.get(name, args[0] if args else None)
 
 
 def summary(ended: Outcome[Any] | JobFailed) -> str:
