@@ -131,3 +131,16 @@ def test_a_worker_without_an_endpoint_loads_nothing_for_traces(workers: Workers)
     environ = {**workers.environ, "PATH": os.environ["PATH"]}
     ended = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
     assert ended.stdout == "[]\n"
+
+
+def test_a_backend_without_opentelemetry_enqueues_as_ever(valkey: str) -> None:
+    code = """\
+import sys
+sys.modules["opentelemetry"] = None
+from shoal import Classify, Shoal
+with Shoal() as shoal:
+    print(shoal.enqueue(Classify(text="t", labels=("a", "b"))).status())
+"""
+    environ = {**os.environ, "SHOAL_REDIS_URL": valkey}
+    ended = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert ended.stdout == "available\n"

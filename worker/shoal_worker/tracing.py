@@ -7,6 +7,7 @@ text, a prompt, an answer or an exception's message.
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
 SERVICE = "shoal-worker"
+CLOSE_SECONDS = 2.0
 _PROCESS = {"messaging.system": "celery", "messaging.operation.type": "process"}
 
 _providers: list[Any] = []
@@ -46,7 +48,7 @@ def configure() -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    provider = TracerProvider()
+    provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     _providers[:] = [provider]
 
@@ -56,9 +58,11 @@ def is_on() -> bool:
 
 
 def close() -> None:
-    """Send what waits. Afterwards nothing is exported."""
+    """Send what waits, for a short time: a collector that is away must not keep the worker."""
     if is_on():
-        _providers.pop().shutdown()
+        sending = threading.Thread(target=_providers.pop().shutdown, daemon=True)
+        sending.start()
+        sending.join(CLOSE_SECONDS)
 
 
 def go_on(request: Any) -> None:
