@@ -66,8 +66,10 @@ class WorkerSettings(ProducerSettings):
     @field_validator("sentry_dsn")
     @classmethod
     def _is_a_dsn(cls, value: SecretStr | None) -> SecretStr | None:
-        parts = urlsplit(value.get_secret_value()) if value else None
-        if parts and not (parts.scheme in ("http", "https") and parts.username and parts.hostname and parts.path[1:]):
+        if not value:
+            return None  # deployments pass on an empty variable where they have none
+        parts = urlsplit(value.get_secret_value())
+        if not (parts.scheme in ("http", "https") and parts.username and parts.hostname and parts.path[1:]):
             raise ValueError("must be a DSN such as https://KEY@HOST/PROJECT, from the project's page in Sentry")
         return value
 
