@@ -139,7 +139,7 @@ def test_a_run_of_the_beat_checks_in_when_it_has_ended(reporting: Receiver) -> N
     assert interval["monitor_config"]["schedule"] == {"type": "interval", "value": 2, "unit": "minute"}
     assert (failed["monitor_slug"], failed["status"]) == ("broken", "error")
     [event] = reporting.events()
-    assert event["tags"] == {"schedule": "broken", "cause": "uncaught"}
+    assert event["tags"] == {"schedule": "broken", "cause": "captured"}
     assert event["exception"]["values"][-1]["type"] == "ValueError"
     assert TEXT.encode() not in reporting.everything()
 

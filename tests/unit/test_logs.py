@@ -1,6 +1,8 @@
 import json
 import logging
+import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -13,7 +15,9 @@ from shoal_worker.logs import ExcInfo, Form, formatter
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    for module, name in ((warnings, "formatwarning"), (sys, "excepthook"), (sys, "unraisablehook")):
+        monkeypatch.setattr(module, name, getattr(module, name))
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     root, configuration = logging.getLogger(), structlog.get_config()
     handlers, level = root.handlers[:], root.level
     yield
@@ -88,3 +92,39 @@ def test_a_warning_is_named_by_its_place(capsys: pytest.CaptureFixture[str]) -> 
     said = json.loads(capsys.readouterr().err)
     assert said["event"].startswith("UserWarning at ")
     assert "customer" not in str(said)
+
+
+def test_a_librarys_line_names_exceptions_by_their_type(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("json")
+    celery = logging.getLogger("celery")
+    celery.error("Unrecoverable error: %r", KeyError("a customer's words"))
+    celery.error("Task %(name)s: %(exc)s", {"name": "shoal.pack", "exc": repr(ValueError("a customer's words"))})
+    celery.error("Cannot connect to %s: %s", "shoal://:**@one", ConnectionRefusedError("refused by one:6379"))
+    celery.warning("100 % of it")
+    said = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+    assert said == [
+        "Unrecoverable error: 'KeyError'",
+        "Task shoal.pack: ValueError",
+        "Cannot connect to shoal://:**@one: refused by one:6379",
+        "100 % of it",
+    ]
+
+
+@pytest.mark.parametrize("where", ["here", "in a thread", "where nobody can catch it"])
+def test_what_nobody_catches_is_logged_without_its_message(where: str) -> None:
+    code = """\
+import sys, threading
+from shoal_worker import logs
+logs.configure("INFO", "json")
+class Held:
+    def __del__(self): fail()
+def fail(): raise KeyError("a customer's " + "words")
+held = Held()
+if sys.argv[1] == "here": fail()
+if sys.argv[1] == "in a thread": threading.Thread(target=fail).start()
+"""
+    ended = subprocess.run([sys.executable, "-c", code, where], capture_output=True, text=True, check=False)
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert {line["event"] for line in lines} == {"uncaught"}
+    assert lines[0]["exception"].startswith("KeyError at ")
+    assert "customer" not in ended.stderr

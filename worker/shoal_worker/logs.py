@@ -7,16 +7,21 @@ are written, and of a warning its place.
 
 import logging
 import sys
+import threading
 import traceback
 import warnings
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Literal
 
 import structlog
 from celery.signals import celeryd_init, setup_logging
+from kombu.exceptions import OperationalError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 Form = Literal["json", "text"]
+_OF_CONNECTIONS = (OSError, RedisConnectionError, OperationalError)
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
@@ -39,6 +44,8 @@ def configure(level: str, form: Form | None = None) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
     )
+    sys.excepthook = _log_uncaught
+    threading.excepthook = sys.unraisablehook = _log_uncaught_elsewhere
     warnings.formatwarning = _place_of
     logging.captureWarnings(True)
     if chosen == "json":
@@ -52,7 +59,9 @@ def formatter(form: Form) -> structlog.stdlib.ProcessorFormatter:
         "text": structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, pad_level=False),
     }
     return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[structlog.contextvars.merge_contextvars],
+        foreign_pre_chain=[structlog.contextvars.merge_contextvars, _say],
+        use_get_message=False,
+        pass_foreign_args=True,
         processors=[
             _stamp,
             # Before the renderers, who would show an exception whole.
@@ -77,6 +86,38 @@ def _stamp(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
     record: logging.LogRecord = event["_record"]
     event.update(level=record.levelname.lower(), logger=record.name)
     return _utc(logger, name, event)
+
+
+def _say(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """A library's line, with each exception in it by its type."""
+    args = event.pop("positional_args")
+    if isinstance(args, Mapping):
+        # Celery's tracer puts an exception into words before it logs it.
+        safe: Any = {name: _named(value) for name, value in args.items()}
+        safe |= {"exc": str(args["exc"]).partition("(")[0]} if "exc" in args else {}
+    else:
+        safe = tuple(map(_named, args))
+    event["event"] = event["event"] % safe if args else event["event"]
+    return event
+
+
+def _named(value: object) -> object:
+    """Why there is no connection may be told."""
+    is_private = isinstance(value, BaseException) and not isinstance(value, _OF_CONNECTIONS)
+    return type(value).__name__ if is_private else value
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    """Python would write the exception's message."""
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error or kind(), trace)
+    else:
+        logging.getLogger(__name__).critical("uncaught", exc_info=(kind, error or kind(), trace))
+
+
+def _log_uncaught_elsewhere(uncaught: Any) -> None:
+    """In a thread, or where an object goes."""
+    _log_uncaught(uncaught.exc_type, uncaught.exc_value, uncaught.exc_traceback)
 
 
 def _place_of(

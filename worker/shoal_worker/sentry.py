@@ -7,7 +7,7 @@ Heard of by us, where it happens once:
 - a run of the beat: a check-in, and an event when it failed (`monitor`).
 
 Heard of by Sentry's logging integration: every line of level ERROR, and with an exception its stack. So come our own
-crashes (`worker_bug`, `delivery_failed`), and what Celery and its consumer complain of.
+crashes (`worker_bug`, `delivery_failed`, `uncaught`), and what Celery and its consumer complain of.
 
 Its Celery integration is used for transactions alone, when they are sampled: a task of ours ends in Celery's control
 flow or in `throws`, of which it makes no event, and it opens a connection object for each task.
@@ -25,10 +25,9 @@ import sentry_sdk
 import structlog
 from sentry_sdk.crons import capture_checkin
 from sentry_sdk.integrations import Integration
+from sentry_sdk.integrations.atexit import AtexitIntegration
 from sentry_sdk.integrations.dedupe import DedupeIntegration
-from sentry_sdk.integrations.excepthook import ExcepthookIntegration
 from sentry_sdk.integrations.logging import LoggingIntegration
-from sentry_sdk.integrations.threading import ThreadingIntegration
 
 from shoal.jobs import DeadLetter
 from shoal_worker.errors import PermanentError, WorkerKilled
@@ -75,9 +74,8 @@ def configure(settings: WorkerSettings) -> None:
 def _integrations(settings: WorkerSettings) -> list[Integration]:
     chosen: list[Integration] = [
         LoggingIntegration(level=None, sentry_logs_level=None),
-        ExcepthookIntegration(),
-        ThreadingIntegration(propagate_scope=False),
         DedupeIntegration(),
+        AtexitIntegration(callback=lambda *_: None),
     ]
     if settings.sentry_traces_sample_rate:
         from sentry_sdk.integrations.celery import CeleryIntegration
@@ -163,7 +161,7 @@ def _before_send(event: Any, hint: dict[str, Any]) -> Any:
     if safe.get("type") == "check_in" or "fingerprint" in safe:
         return safe
     record = hint.get("log_record")
-    return _from_logs(safe, subject(record) if record else "uncaught")
+    return _from_logs(safe, subject(record) if record else "captured")
 
 
 def _before_send_transaction(event: Any, _: dict[str, Any]) -> Any:
