@@ -12,7 +12,7 @@ import pytest
 import redis
 from pydantic_core import from_json
 
-from conftest import Workers, eventually
+from conftest import Sandbox, Workers, eventually
 from receivers import Receiver, receiver
 from shoal import Classify, Shoal, wire
 from shoal.errors import SettingsError
@@ -116,6 +116,20 @@ def test_a_log_line_names_its_trace_and_its_job(
     [run] = named(collector, "process shoal.classify")
     assert (run["trace"], run["error.type"]) == (line["trace_id"], "ResponseError")
     assert b"quokka" not in workers.log()
+
+
+def test_jobs_that_follow_one_another_in_a_slot_share_nothing(
+    shoal: Shoal, workers: Workers, collector: Receiver, sandbox: Sandbox
+) -> None:
+    """The next job is begun by the end of the one before it."""
+    sandbox.scenario(latency_seconds=0.3)
+    workers.environ |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    workers.start(concurrency=1)
+    for job in [shoal.enqueue(Classify(text=f"{TEXT} {number}", labels=LABELS)) for number in range(4)]:
+        job.result(30)
+    runs = named(collector, "process shoal.classify", 4)
+    assert [run["parent"] for run in runs] == [""] * 4
+    assert len({run["trace"] for run in runs}) == 4
 
 
 def test_a_protocol_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
