@@ -12,12 +12,13 @@ import pytest
 import redis
 from pydantic_core import from_json
 
-from conftest import Sandbox, Workers, eventually
+from conftest import Workers, eventually
 from receivers import Receiver, receiver
 from shoal import Classify, Shoal, wire
 from shoal.errors import SettingsError
 from shoal.messages import message_of
 from shoal_worker import tracing
+from shoal_worker.runner import Limits, runner_for
 
 TEXT = "the quokka was charged twice"
 LABELS = ("billing", "bug")
@@ -52,7 +53,7 @@ def collector() -> Iterator[Receiver]:
 @pytest.fixture
 def traced(workers: Workers, collector: Receiver) -> Workers:
     workers.environ |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
-    workers.start()
+    workers.start(concurrency=1)
     return workers
 
 
@@ -70,15 +71,25 @@ def named(collector: Receiver, name: str, most: int = 1) -> list[dict[str, Any]]
     return spans
 
 
-def test_a_trace_goes_from_the_backend_through_the_queue_to_the_model(traced: Workers, collector: Receiver) -> None:
+def test_a_trace_goes_from_the_backend_through_the_queue_to_the_model(
+    shoal: Shoal, traced: Workers, collector: Receiver
+) -> None:
     environ = {**traced.environ, "OTEL_SERVICE_NAME": "shop"}
     subprocess.run([sys.executable, "-c", BACKEND, f"{TEXT} [[fault:server_500*1]]"], env=environ, check=True)
+    for job in [shoal.enqueue(Classify(text=f"alone {number}", labels=LABELS)) for number in range(3)]:
+        job.result(30)
     stop(traced)  # what waits is sent
     [checkout] = named(collector, "checkout")
     single, pack = named(collector, "enqueue classify", 2)
-    runs = named(collector, "process shoal.classify", 4)
-    calls = named(collector, "chat openai/gpt-5.4-nano", 4)
-    assert {span["trace"] for span in [checkout, single, pack, *runs, *calls]} == {checkout["trace"]}
+    all_runs = named(collector, "process shoal.classify", 7)
+    runs = [run for run in all_runs if run["trace"] == checkout["trace"]]
+    calls = [call for call in named(collector, "chat openai/gpt-5.4-nano", 7) if call["trace"] == checkout["trace"]]
+    assert (len(runs), len(calls)) == (4, 4)
+    assert {single["trace"], pack["trace"]} == {checkout["trace"]}
+    # A job is begun by the end of the one before it in its slot, and has nothing of it.
+    alone = [run for run in all_runs if run not in runs]
+    assert [run["parent"] for run in alone] == [""] * 3
+    assert len({run["trace"] for run in alone}) == 3
     assert (single["kind"], single["parent"], single["service"]) == (PRODUCER, checkout["id"], "shop")
     by_parent = {span["parent"]: span for span in calls}
     for run in runs:
@@ -118,20 +129,6 @@ def test_a_log_line_names_its_trace_and_its_job(
     assert b"quokka" not in workers.log()
 
 
-def test_jobs_that_follow_one_another_in_a_slot_share_nothing(
-    shoal: Shoal, workers: Workers, collector: Receiver, sandbox: Sandbox
-) -> None:
-    """The next job is begun by the end of the one before it."""
-    sandbox.scenario(latency_seconds=0.3)
-    workers.environ |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
-    workers.start(concurrency=1)
-    for job in [shoal.enqueue(Classify(text=f"{TEXT} {number}", labels=LABELS)) for number in range(4)]:
-        job.result(30)
-    runs = named(collector, "process shoal.classify", 4)
-    assert [run["parent"] for run in runs] == [""] * 4
-    assert len({run["trace"] for run in runs}) == 4
-
-
 def test_a_protocol_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
@@ -140,11 +137,14 @@ def test_a_protocol_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch
     assert not tracing.is_on()
 
 
-def test_a_worker_without_an_endpoint_loads_nothing_for_traces(workers: Workers) -> None:
-    code = "import sys, shoal_worker.main; print([name for name in sys.modules if 'opentelemetry.exporter' in name])"
-    environ = {**workers.environ, "PATH": os.environ["PATH"]}
-    ended = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
-    assert ended.stdout == "[]\n"
+def test_a_worker_without_an_endpoint_wraps_nothing() -> None:
+    tracing.configure()
+    assert not tracing.is_on()
+    store: Any = None
+    model: Any = object()
+    runner = runner_for("w", store, model, Limits("m", 1.0, 2.0))
+    assert tracing.traced_runner(runner) is runner
+    assert tracing.traced_model(model, "https://openrouter.ai/api/v1") is model
 
 
 def test_a_backend_without_opentelemetry_enqueues_as_ever(valkey: str) -> None:
