@@ -140,9 +140,9 @@ def test_a_protocol_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch
 def test_a_worker_without_an_endpoint_wraps_nothing() -> None:
     tracing.configure()
     assert not tracing.is_on()
-    store: Any = None
+    nothing: Any = None
     model: Any = object()
-    runner = runner_for("w", store, model, Limits("m", 1.0, 2.0))
+    runner = runner_for("w", nothing, model, Limits("m", 1.0, 2.0), nothing)
     assert tracing.traced_runner(runner) is runner
     assert tracing.traced_model(model, "https://openrouter.ai/api/v1") is model
 

@@ -68,6 +68,14 @@ class ChatModel(Protocol):
         ...
 
 
+class CallPlaces(Protocol):
+    """So many calls of one process at once."""
+
+    async def enter_call(self) -> None: ...
+
+    def leave_call(self) -> None: ...
+
+
 class Ask(Protocol):
     """Put a prompt to the model and get a parsed answer; misfits are asked again, usage is counted.
 
@@ -119,6 +127,14 @@ class JobStore(Protocol):
     async def bury(self, letter: DeadLetter, error: JobFailed, holder: str = "") -> bool: ...
 
     async def cancel(self, error: JobCancelled, now: float) -> bool: ...
+
+    async def alias(self, job_id: str, alias: str) -> None:
+        """However the job ends, that is stored under this id as well."""
+        ...
+
+    async def repeat(self, ending: "Outcome[Any] | JobFailed", now: float) -> bool:
+        """Store an ending under the id that it names; False where there is one. For a job that ended before."""
+        ...
 
     async def park(self, job_id: str, message: JobMessage, after_seconds: float, holder: str) -> None: ...
 
