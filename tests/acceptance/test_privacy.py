@@ -221,6 +221,7 @@ def send_bad_messages(client: "redis.Redis", valkey: str) -> None:
         app.send_task("shoal.dance", kwargs={"text": TEXT}, queue="shoal")
         app.send_task("shoal.classify", args=[TEXT, TEXT, TEXT], queue="shoal")
         app.send_task("shoal.classify", kwargs={"job": {"kind": "classify", "args": {"text": TEXT}}}, queue="shoal")
+        app.send_task("shoal.classify", kwargs={"args": {"text": TEXT, "labels": [*LABELS]}}, queue="shoal")
         app.send_task("shoal.pack", kwargs={"jobs": TEXT}, queue="shoal")
         app.send_task("shoal.pack", kwargs={"jobs": [TEXT, {"job": {"args": TEXT}}]}, queue="shoal")
 
