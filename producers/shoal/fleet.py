@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from shoal import wire
 from shoal.errors import QueueUnavailable
 from shoal.jobs import Wire
-from shoal.redis_url import open_client
+from shoal.redis_url import in_words, open_client
 from shoal.scripts import Scripts
 
 #: A worker that has told nothing for so long is gone, or as good as gone.
@@ -24,7 +24,7 @@ class WorkerReport(Wire):
     """What a worker process tells of itself each second.
 
     `slots` is how many jobs it may run at once, `held` how many it has, running ones included. `capacity_per_second` is
-    what it would end if all slots were in use, limits considered.
+    what it would end if all slots were in use, limits considered. `version` is that of its code, '' where not told.
     """
 
     name: str
@@ -33,6 +33,7 @@ class WorkerReport(Wire):
     held: int
     done_per_second: float
     capacity_per_second: float
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class Fleet:
         try:
             reply = await self._scripts.call("fleet", keys, [*told, SILENT_SECONDS])
         except (RedisError, OSError) as error:
-            raise QueueUnavailable(f"the queue did not answer: {type(error).__name__}") from error
+            raise QueueUnavailable(f"the queue did not answer: {in_words(error)}") from error
         return _view(reply)
 
     async def aclose(self) -> None:

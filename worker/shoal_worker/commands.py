@@ -9,6 +9,7 @@ from shoal.book import job_book
 from shoal.errors import QueueUnavailable, SettingsError
 from shoal.postgres_jobs import PostgresJobs
 from shoal.settings import ProducerSettings
+from shoal_worker.doctor.command import doctor
 from shoal_worker.exporter import metrics
 from shoal_worker.stores import migrations
 from shoal_worker.up import up
@@ -82,4 +83,5 @@ COMMANDS = {
     "recover": recover,
     "metrics": metrics,
     "why": why,
+    "doctor": doctor,
 }

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from functools import partial
+from importlib import metadata
 from random import Random
 from typing import Any
 
@@ -48,8 +49,9 @@ UPKEEP_SECONDS = 1.0
 OUTBOX_SECONDS = 0.2
 PAUSE_SECONDS = 0.05
 RETENTION_SECONDS = 60.0
-#: Some 40 MB of objects that may be garbage. Python's own 700 took 45 % of a busy worker's time, in pauses of 250 ms.
-COLLECT_AFTER_OBJECTS = 200_000
+#: Some 20 MB of objects that may be garbage. Python's own 700 took 45 % of a busy worker's time, in pauses of 250 ms.
+COLLECT_AFTER_OBJECTS = 100_000
+VERSION = metadata.version("shoal")
 #: How much of the estimate of a slot's throughput the newest second is.
 CAPACITY_SHARE = 0.3
 
@@ -165,6 +167,7 @@ class Process:
             held=self._slots.held,
             done_per_second=done_per_second,
             capacity_per_second=capacity_per_second,
+            version=VERSION,
         )
         self.fleet_view = await self._fleet.look(report)
         return UPKEEP_SECONDS

@@ -52,6 +52,9 @@ class WorkerSettings(ProducerSettings):
     dead_letter_ttl_seconds: int = Field(default=30 * 86_400, ge=60)
     log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
 
+    #: Start on a Redis that hides INFO from us and so cannot be seen not to evict. One that shows it is looked at.
+    redis_trusted: bool = False
+
     #: Unset: text where standard error is a terminal, else JSON.
     log_format: Literal["json", "text"] | None = None
     #: Where errors go. Unset: nowhere.
