@@ -49,7 +49,7 @@ def test_fields_that_are_not_known_stay_here(fields: dict[str, str]) -> None:
     ("message", "args", "said"),
     [
         ({"event": "worker_bug", "job_id": SECRET}, (), "worker_bug"),
-        ("cannot connect to %s", (SECRET,), "cannot connect to %s"),
+        ("cannot connect to %s\nagain in %s s\n", (SECRET, 2), "cannot connect to %s again in %s s"),
         (f"made up: {SECRET}", (), "asyncio, test_scrub:1"),
     ],
 )

@@ -27,6 +27,8 @@ _SPAN_DATA = ("messaging.", "sentry.op", "sentry.origin")
 _CONTEXTS = frozenset({"job", "queue", "runtime", "storm"})
 
 _MOST_FINGERPRINTS = 1_000
+#: Sentry drops longer ones.
+_TAG_CHARS = 200
 
 
 def scrubbed(event: Mapping[str, Any]) -> Event:
@@ -48,7 +50,10 @@ def subject(record: logging.LogRecord) -> str:
     if isinstance(record.msg, dict):
         return str(record.msg.get("event"))
     is_constant = record.args or record.name.startswith("shoal")
-    return str(record.msg) if is_constant else f"{record.name}, {record.module}:{record.lineno}"
+    if not is_constant:
+        return f"{record.name}, {record.module}:{record.lineno}"
+    # It becomes a tag, which is one line.
+    return " ".join(str(record.msg).split())[:_TAG_CHARS]
 
 
 def fingerprint(event: Event, about: str) -> list[str]:
