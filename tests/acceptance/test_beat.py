@@ -1,6 +1,7 @@
 """`shoal beat` as a process: who leads, and what becomes of runs when it is killed, away, or given nonsense."""
 
 import csv
+import json
 import os
 import re
 import signal
@@ -75,7 +76,10 @@ class Beats:
         return (self.at(name, "done_at") or 0) >= at
 
     def log(self) -> str:
-        return "".join(path.read_text() for path in sorted(self.folder.glob("beat*.log")))
+        """The events of all beats, a line each: `name=value …`."""
+        texts = (path.read_text() for path in sorted(self.folder.glob("beat*.log")))
+        events = (json.loads(line) for text in texts for line in text.splitlines(keepends=True) if line.endswith("\n"))
+        return "".join(" ".join(f"{name}={value}" for name, value in event.items()) + "\n" for event in events)
 
     def jobs(self) -> set[str]:
         names: Any = self.client.keys("shoal:job:*")
@@ -262,14 +266,14 @@ def test_a_database_that_is_away_is_waited_for_and_a_wrong_query_is_not(beats: B
     assert "wrong.query could not be checked: the database does not answer" in checked.stderr
     beats.start()
     eventually(
-        lambda: 'entry=wrong error=SourceAway reason="the database does not answer: OperationalError"' in beats.log(),
+        lambda: "entry=wrong error=SourceAway reason=the database does not answer: OperationalError" in beats.log(),
         what="a wait",
     )
     assert beats.last("wrong") is None
     beats.stop()
     beats.start(schedule_database_url=postgres)
     eventually(lambda: beats.last("wrong") == ("failed", 0) == beats.last("writes"), what="failed runs")
-    assert 'reason="the database refuses the query: relation \\"public.nowhere\\" does not exist"' in beats.log()
+    assert 'reason=the database refuses the query: relation "public.nowhere" does not exist' in beats.log()
 
 
 def test_check_names_what_is_wrong_with_files_and_lines(beats: Beats) -> None:

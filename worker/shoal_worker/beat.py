@@ -18,6 +18,7 @@ from shoal.errors import ShoalError
 from shoal_worker.beat_book import BeatBook, LastRun, Term, TermOver
 from shoal_worker.checkins import CheckIn, RunOutcome, check_in
 from shoal_worker.fanout import SourceAway, SourceFailed
+from shoal_worker.sentry import monitor
 from shoal_worker.timetable import Introduce, LeaveOut, Resume, Run, Timetable, Wait, step
 
 #: How long a failure is let alone: of the queue, of a database, of our own code.
@@ -152,10 +153,20 @@ class Beat:
         began_at = time.monotonic()
         check_in(begun)
         try:
-            ended = await duty.run(self._now, begun)
+            with monitor(duty.table.name, duty.table.rule, duty.table.time_zone):
+                ended = await self._run_in_term(duty, begun)
         except SourceFailed as error:
             ended = replace(begun, outcome=RunOutcome.FAILED, reason=str(error))
+        if ended is None:
+            raise TermOver
         await self._end(replace(ended, seconds=time.monotonic() - began_at))
+
+    async def _run_in_term(self, duty: Duty, begun: CheckIn) -> CheckIn | None:
+        """None where the term is over: the run goes on elsewhere, which is no failure of it."""
+        try:
+            return await duty.run(self._now, begun)
+        except TermOver:
+            return None
 
     async def _end(self, run: CheckIn) -> None:
         assert run.outcome is not None

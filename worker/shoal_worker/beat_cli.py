@@ -16,7 +16,7 @@ from rich.table import Table
 
 from shoal.client import AsyncShoal
 from shoal.errors import SettingsError
-from shoal_worker import guard, logs
+from shoal_worker import guard, logs, sentry
 from shoal_worker.beat import Beat, Duty
 from shoal_worker.beat_book import BeatBook, LastRun
 from shoal_worker.duties import DeadLetterDigest, EntryRuns
@@ -45,7 +45,8 @@ def beat() -> None:
     """Run the schedule. Of several, one acts, and another takes over when it is gone."""
     settings = WorkerSettings.load()
     entries = read_schedule(settings)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
+    sentry.configure(settings)
     guard.check(settings)
     asyncio.run(_beat(settings, entries))
 

@@ -31,6 +31,14 @@ class Timetable:
     catch_up: CatchUp = "latest"
     catch_up_limit: int = 100
 
+    @property
+    def rule(self) -> str | float:
+        """A cron expression, or seconds between runs."""
+        if self.every_seconds is not None:
+            return self.every_seconds
+        assert self.cron is not None
+        return self.cron
+
     def __str__(self) -> str:
         return f"every {self.every_seconds} s" if self.cron is None else f"{self.cron} {self.time_zone}"
 
