@@ -20,6 +20,7 @@ import pytest
 import redis
 
 from conftest import Kept, Sandbox, Workers, eventually
+from receivers import receiver
 from shoal import Classify, keys
 from shoal.jobs import DeadLetter
 from shoal_worker.timetable import run_name
@@ -345,3 +346,18 @@ def test_once_a_day_the_log_tells_of_what_jobs_died_and_no_texts(beats: Beats) -
     assert "cause=misfit new=2 kept=3 event=dead_letters" in beats.log()
     assert "cause=expired new=0 kept=1 event=dead_letters" in beats.log()
     assert "secret" not in beats.log()
+
+
+def test_each_run_is_a_check_in_at_sentry_and_a_failed_one_an_error(beats: Beats) -> None:
+    every = between_hours()
+    for name in ("good", "gone"):
+        beats.slept(name, int(time.time()) // every * every - every)
+    more = f"every_seconds = {every}"
+    beats.schedule(ENTRY.format(name="good", more=more) + ROWS.format(name="gone", more=f'{more}\nfile = "gone.csv"'))
+    with receiver() as received:
+        beats.start(sentry_dsn=received.dsn)
+        for name in ("good", "gone"):
+            eventually(partial(beats.last, name), what=name)
+        beats.stop()
+        told = {said["monitor_slug"]: said["status"] for said in received.items("check_in")}
+    assert told == {"good": "ok", "gone": "error"}
