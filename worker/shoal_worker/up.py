@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from shoal.errors import SettingsError
 from shoal_worker import services
 from shoal_worker.errors import WorkerError
+from shoal_worker.flower_access import access_of
 from shoal_worker.openrouter import KeyStatus, OpenRouter
 from shoal_worker.process import gateway_of
 from shoal_worker.settings import WorkerSettings
@@ -112,6 +113,7 @@ def up(workers: int, *, sandbox: bool, flower_port: int, data_dir: Path) -> None
     plan = Plan(workers=workers, sandbox=sandbox, flower_port=flower_port, data_dir=data_dir)
     settings = WorkerSettings.load()
     check(plan, settings)
+    access_of(os.environ, services.LOOPBACK)
     if settings.in_postgres:
         migrations.migrate(settings.results)
     if not sandbox:
