@@ -121,6 +121,11 @@ class PostgresJobs:
             await self._publish([wire.message(message, self._signer) for message, _ in due], due)
         return len(rows)
 
+    async def parked(self) -> int:
+        with _unavailable():
+            [(count,)] = await self._database.rows("SELECT count(*) FROM shoal.jobs WHERE due_at IS NOT NULL", {})
+        return int(count)
+
     async def recover(self, older_than_seconds: float = 0.0) -> int:
         """Queue again what was accepted, never answered and is not being worked on; how many jobs."""
         values = {"older_than_seconds": older_than_seconds}
@@ -281,6 +286,11 @@ class PostgresDeadLetters:
         with _unavailable():
             rows = await self._database.rows(sql, {})
         return [Group(name, count, DeadLetter.model_validate_json(text, extra="ignore")) for name, count, text in rows]
+
+    async def causes(self) -> dict[str, int]:
+        with _unavailable():
+            rows = await self._database.rows("SELECT cause, count(*) FROM shoal.dead_letters GROUP BY cause", {})
+        return dict(rows)
 
     async def drop(self, job_ids: Iterable[str]) -> int:
         sql = b"DELETE FROM shoal.dead_letters WHERE job_id = ANY(%(ids)s::text[])"

@@ -8,8 +8,9 @@ import pytest
 
 from conftest import Sandbox, Workers, both_stores, eventually
 from shoal import Classify, Shoal, Status
-from shoal.fleet import FleetView, Lane, WorkerReport
+from shoal.fleet import FleetView, Lane
 from shoal.ports import Pause
+from shoal.reports import WorkerReport
 from shoal_worker.board import Standing
 from shoal_worker.pace import Pace
 from shoal_worker.why import reasons

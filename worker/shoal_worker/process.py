@@ -18,19 +18,21 @@ from redis.asyncio import Redis
 
 from shoal import wire
 from shoal.book import job_book
-from shoal.fleet import Fleet, FleetView, WorkerReport
+from shoal.fleet import Fleet, FleetView
 from shoal.postgres import Database
 from shoal.publisher import is_amqp
 from shoal.redis_url import open_client
 from shoal.signing import Signer
 from shoal_worker.board import LocalBoard, RedisBoard
 from shoal_worker.calls import CountedModel, clear_doubts
+from shoal_worker.last_minute import LastMinute
 from shoal_worker.limits import LimitedModel, Limits, gateway_name
 from shoal_worker.openrouter import Gateway, OpenRouter
 from shoal_worker.packs import Packs, job_ids
 from shoal_worker.ports import JobStore
 from shoal_worker.quota import Rates
 from shoal_worker.replies import Prices
+from shoal_worker.reports import report_of
 from shoal_worker.runner import Limits as JobLimits
 from shoal_worker.runner import Runner, runner_for
 from shoal_worker.settings import WorkerSettings
@@ -66,7 +68,11 @@ class Process:
         name = f"{os.getpid()}@{socket.gethostname()}/{uuid.uuid4().hex[:8]}"
         board = RedisBoard(self._queue, limits_name(settings)) if self._queue else LocalBoard()
         self.limits = Limits(board, name, settings.model, Rates(settings.rpm, settings.tpm))
-        self.runner: Runner = runner_for(name, self.store, LimitedModel(self.model, self.limits), job_limits, signer)
+        self._minute = LastMinute()
+        model = LimitedModel(self.model, self.limits, self._minute)
+        self.runner: Runner = runner_for(name, self.store, model, job_limits, signer)
+        self.runner.minute = self._minute
+        self._gateway = limits_name(settings)
         slots.bound = self.limits.room
         self.packs = Packs(self.runner, slots)
         self._slots = slots
@@ -147,14 +153,9 @@ class Process:
         share = self.limits.share
         if share and share.rate is not None:
             capacity_per_second = min(capacity_per_second, share.rate)
-        report = WorkerReport(
-            name=self.runner.name,
-            slots=self._slots.limit,
-            running=self._slots.running,
-            held=self._slots.held,
-            done_per_second=done_per_second,
-            capacity_per_second=capacity_per_second,
-        )
+        speed = (done_per_second, capacity_per_second)
+        known, minute = self.limits.snapshot(), self._minute.told(time.monotonic())
+        report = report_of(self.runner.name, self._slots, speed, self._gateway, known, minute)
         self.fleet_view = await self._fleet.look(report)
         return UPKEEP_SECONDS
 

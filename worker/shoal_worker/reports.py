@@ -1,0 +1,52 @@
+"""What a worker process tells of itself to all others, to `shoal top` and to `shoal metrics`."""
+
+import resource
+from pathlib import Path
+
+from shoal.reports import Minute, ModelCalls, WorkerReport
+from shoal_worker.limits import Snapshot
+from shoal_worker.slots import Slots
+
+_STATM = Path("/proc/self/statm")
+
+
+def report_of(
+    name: str, slots: Slots, speed: tuple[float, float], gateway: str, snapshots: list[Snapshot], minute: Minute
+) -> WorkerReport:
+    """`speed`: jobs it ends in a second, and would end with all slots in use, limits considered."""
+    done_per_second, capacity_per_second = speed
+    return WorkerReport(
+        name=name,
+        slots=slots.limit,
+        running=slots.running,
+        held=slots.held,
+        done_per_second=done_per_second,
+        capacity_per_second=capacity_per_second,
+        memory_bytes=memory_bytes(),
+        gateway=gateway,
+        calls=tuple(map(calls_of, snapshots)),
+        minute=minute,
+    )
+
+
+def calls_of(known: Snapshot) -> ModelCalls:
+    """One model's limits, with times as spans: clocks of readers may differ."""
+    pace = known.pace
+    paused_until = max(pace.paused_until, known.key_paused_until)
+    return ModelCalls(
+        model=known.model,
+        in_flight=known.in_flight,
+        waiting=known.waiting,
+        rate=pace.rate,
+        paused_seconds=max(0.0, paused_until - known.now),
+        probe_seconds=max(0.0, pace.open_until - known.now) if pace.is_open else None,
+        usual_seconds=pace.usual_latency,
+    )
+
+
+def memory_bytes() -> int:
+    """What the process holds in memory now; 0 where the system does not tell."""
+    try:
+        return int(_STATM.read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
