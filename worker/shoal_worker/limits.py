@@ -53,7 +53,8 @@ log = structlog.get_logger()
 class Snapshot:
     """How one model's limits stand, all processes together; but `waiting`, `in_flight` and `share` are this one's.
 
-    Times are Unix seconds by the board's clock, which said `now` at last. `quota` None: no limit is set.
+    `set_rate` is what the user lets start, calls a second; None: no such limit. Times are Unix seconds by the board's
+    clock, which said `now` at last. `quota` None: no limit is set.
     """
 
     model: str
@@ -65,6 +66,7 @@ class Snapshot:
     in_flight: int
     share: Share
     quota: Quota | None
+    set_rate: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,7 @@ class Limits:
                 in_flight=self._gates[model].in_flight,
                 share=self._gates[model].share or Share(),
                 quota=self._quota,
+                set_rate=self._rates.requests and per_second(self._rates.requests),
             )
             for model, standing in self._standings.items()
             if model in self._gates

@@ -37,7 +37,7 @@ def calls_of(known: Snapshot) -> ModelCalls:
         model=known.model,
         in_flight=known.in_flight,
         waiting=known.waiting,
-        rate=pace.rate,
+        rate=min((rate for rate in (pace.rate, known.set_rate) if rate is not None), default=None),
         paused_seconds=max(0.0, paused_until - known.now),
         probe_seconds=max(0.0, pace.open_until - known.now) if pace.is_open else None,
         usual_seconds=pace.usual_latency,

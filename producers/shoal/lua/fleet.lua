@@ -3,7 +3,7 @@
 -- ARGV: name of the worker that tells of itself or '', what it tells, seconds after which a silent one is gone, how many
 --       tenants are named.
 -- Returns {parked, unacked, {what each living worker told, ...}, {messages, jobs, tenant, messages, jobs, ...}, ...}: all
--- of a queue, then of those tenants of whom most waits. Jobs are estimated from the messages that are served next.
+-- of a queue, then of those tenants of whom most waits. Jobs are estimated.
 local now = tonumber(redis.call('TIME')[1])
 local lasting = 3600
 if ARGV[1] ~= '' then
@@ -11,21 +11,39 @@ if ARGV[1] ~= '' then
   redis.call('EXPIRE', KEYS[1], lasting)
 end
 
-local LOOKED_AT = 20
+-- Jobs are counted in so many lists, in messages that lie so deep from both ends: no deeper, for a list is walked through.
+local LOOKED_AT, DEPTHS = 5, {0, 3, 30}
 
--- Not decoded, for a message may be long: within its texts no quote stands without a backslash.
+-- What our envelopes say after their bodies, which may be long; within the texts no quote stands without a backslash.
 local function jobs_in(message)
-  return tonumber(message and string.match(message, '"shoal_jobs":"(%d+)"')) or 1
+  return tonumber(string.match(string.sub(message, -2000), '"shoal_jobs":"(%d+)"')) or 1
+end
+
+-- All are like those looked at, but for the fifth that holds least and the fifth that holds most: what is put in front of
+-- others, as retries are, comes alone.
+local function estimated(some)
+  local seen, jobs = {}, 0
+  if some.messages <= 2 * #DEPTHS then
+    for _, message in ipairs(redis.call('LRANGE', some.list, 0, -1 - some.skipped)) do jobs = jobs + jobs_in(message) end
+    return jobs
+  end
+  for _, depth in ipairs(DEPTHS) do
+    if 2 * depth < some.messages then
+      seen[#seen + 1] = jobs_in(redis.call('LINDEX', some.list, depth))
+      seen[#seen + 1] = jobs_in(redis.call('LINDEX', some.list, -1 - some.skipped - depth))
+    end
+  end
+  table.sort(seen)
+  local left_out = math.floor(#seen / 5)
+  for place = left_out + 1, #seen - left_out do jobs = jobs + seen[place] end
+  return some.messages * jobs / (#seen - 2 * left_out)
 end
 
 local function waiting_of(queue, tenant)
   local list = list_of(queue, tenant)
-  local length, place = redis.call('LLEN', list), -1
-  if list == FIRST and redis.call('LINDEX', list, -1) == NOTE then
-    -- It is left in an empty list only, so it stands before all others.
-    length, place = length - 1, -2
-  end
-  return {tenant = tenant, list = list, messages = length, place = place}
+  -- A note is left in an empty list only, so it stands before all others.
+  local skipped = list == FIRST and redis.call('LINDEX', list, -1) == NOTE and 1 or 0
+  return {tenant = tenant, list = list, messages = redis.call('LLEN', list) - skipped, skipped = skipped}
 end
 
 local function waiting(queue)
@@ -38,7 +56,7 @@ local function waiting(queue)
   for rank, some in ipairs(found) do
     messages = messages + some.messages
     if rank <= LOOKED_AT and some.messages > 0 then
-      local there = some.messages * jobs_in(redis.call('LINDEX', some.list, some.place))
+      local there = math.floor(estimated(some) + 0.5)
       seen, jobs = seen + some.messages, jobs + there
       if rank <= tonumber(ARGV[4]) then
         for _, part in ipairs({some.tenant, some.messages, there}) do named[#named + 1] = part end
