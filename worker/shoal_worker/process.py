@@ -22,6 +22,7 @@ from shoal.fleet import Fleet, FleetView
 from shoal.postgres import Database
 from shoal.publisher import is_amqp
 from shoal.redis_url import open_client
+from shoal.reports import WorkerReport
 from shoal.signing import Signer
 from shoal_worker.board import LocalBoard, RedisBoard
 from shoal_worker.calls import CountedModel, clear_doubts
@@ -78,7 +79,8 @@ class Process:
         self._slots = slots
         self._fleet = Fleet(self._queue) if self._queue else None
         self._throughput = Throughput(time.monotonic(), slots)
-        #: How all workers stood a second ago; read on the consumer's thread too.
+        #: How this worker and all of them stood a second ago; read on the consumer's thread too.
+        self.report: WorkerReport | None = None
         self.fleet_view: FleetView | None = None
         self._renew_every_seconds = settings.lease_seconds / 3
         self._dead_letter_ttl_seconds = settings.dead_letter_ttl_seconds
@@ -155,8 +157,8 @@ class Process:
             capacity_per_second = min(capacity_per_second, share.rate)
         speed = (done_per_second, capacity_per_second)
         known, minute = self.limits.snapshot(), self._minute.told(time.monotonic())
-        report = report_of(self.runner.name, self._slots, speed, self._gateway, known, minute)
-        self.fleet_view = await self._fleet.look(report)
+        self.report = report_of(self.runner.name, self._slots, speed, self._gateway, known, minute)
+        self.fleet_view = await self._fleet.look(self.report)
         return UPKEEP_SECONDS
 
     async def _clear_doubts(self) -> float:

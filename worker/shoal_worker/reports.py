@@ -44,6 +44,15 @@ def calls_of(known: Snapshot) -> ModelCalls:
     )
 
 
+def calls_shown(report: WorkerReport) -> dict[str, list[str]]:
+    """For Flower's page of the worker; a list, for it would put blanks into the names of models that are words."""
+    shown = []
+    for calls in report.calls:
+        limit = "no limit known" if calls.rate is None else f"at most {calls.rate:,.1f} a second by all workers"
+        shown += [calls.model, f"{calls.in_flight} in flight", f"{calls.waiting} held back", limit]
+    return {"calls": shown}
+
+
 def memory_bytes() -> int:
     """What the process holds in memory now; 0 where the system does not tell."""
     try:
