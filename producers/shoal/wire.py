@@ -97,8 +97,8 @@ def message(job: JobMessage, signer: Signer | None = None) -> str:
     """
     body = f'[[],{{"job":{job.model_dump_json()}}},{_EMBED}]'
     signed = {SIGNATURE_HEADER: signer.sign(job.model_dump(mode="json"))} if signer else {}
-    sizes = f"{_parts_of(job.args)}'attempt': {job.attempt}, 'bytes': {len(body)}"
-    shown = f"{{'kind': '{job.kind}', 'tenant': '{job.tenant}', {sizes}}}"
+    sizes = f"'attempt': {job.attempt}, 'bytes': {len(body)}"
+    shown = f"{{'tenant': '{job.tenant}', {_parts_of(job.args)}'kind': '{job.kind}', {sizes}}}"
     headers = _headers(task_name(job.kind), job.id, job.tenant, shown) | signed
     return _envelope(body, headers | {"retries": job.attempt - 1}, queue_of(job))
 

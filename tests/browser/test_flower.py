@@ -153,9 +153,10 @@ def test_jobs_are_listed_by_kind_with_sizes_and_costs_and_without_texts_or_answe
     for kind in ("classify", "extract", "rank", "summarize"):
         row = page.get_by_role("row").filter(has_text=f"shoal.{kind}").filter(has_text="SUCCESS")
         expect(row).to_have_count(1)
-    for job, sizes in zip(answered, ("'labels': 2, ", "'fields': 1, ", "'documents': 3, ", ""), strict=True):
+    sizes = ("'labels': 2, 'kind': 'classify'", "'fields': 1, 'kind': 'extract'", "'documents': 3, 'kind': 'rank'")
+    for job, size in zip(answered, (*sizes, "'kind': 'summarize'"), strict=True):
         details = shown(page, f"/task/{job.id}", "SUCCESS")
-        assert re.search(rf"'tenant': '', {sizes}'attempt': 1, 'bytes': \d+}}", details)
+        assert re.search(rf"'tenant': '', {size}, 'attempt': 1, 'bytes': \d+}}", details)
         assert re.search(r"Result\s+'\d+\+\d+ tokens, \$0\.\d+, \S+'", details)
     assert "status 400" in shown(page, f"/task/{refused.id}", "FAILURE")
     tasks = tab(page, "Tasks")

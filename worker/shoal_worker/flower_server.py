@@ -19,7 +19,7 @@ from shoal_worker.flower_access import LOGIN, Access
 from shoal_worker.settings import WorkerSettings
 
 #: What the list of tasks shows: sizes and costs beside Flower's own.
-COLUMNS = "name,uuid,state,kwargs,result,received,runtime,worker"
+COLUMNS = "name,state,kwargs,result,uuid,received,runtime,worker"
 #: A worker that is gone for so long leaves the pages, and `/metrics` forgets it.
 GONE_SECONDS = 3_600
 
