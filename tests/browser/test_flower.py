@@ -214,6 +214,16 @@ def test_a_running_job_is_cancelled_from_its_page_and_its_call_is_closed(
     eventually(lambda: sandbox.requests()[0]["client_disconnected"], what="a provider that has seen the call closed")
 
 
+def test_a_job_that_waits_for_its_retry_is_cancelled_from_its_page_when_its_time_comes(
+    page: Page, shoal: Shoal
+) -> None:
+    job = shoal.enqueue(Classify(text=f"{TEXT} [[fault:upstream_429:6*1]]", labels=LABELS))
+    eventually(lambda: page.request.get(f"/task/{job.id}").ok, what="the job's page")
+    eventually(lambda: "RETRY" in shown(page, f"/task/{job.id}", "Status"), what="a retry")
+    page.get_by_role("button", name="Revoke").click()
+    eventually(lambda: job.status() == Status.CANCELLED, what="the job cancelled")
+
+
 @with_options([("--read-only",)])
 def test_a_viewer_sees_everything_and_commands_nothing(page: Page, shoal: Shoal, sandbox: Sandbox) -> None:
     sandbox.scenario(latency_seconds=2.0)

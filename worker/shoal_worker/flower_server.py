@@ -22,6 +22,8 @@ from shoal_worker.settings import WorkerSettings
 COLUMNS = "name,state,kwargs,result,uuid,received,runtime,worker"
 #: A worker that is gone for so long leaves the pages, and `/metrics` forgets it.
 GONE_SECONDS = 3_600
+#: A task takes 5 kB, and to save 20,000 of them a second in which no page is served.
+MOST_TASKS = 20_000
 
 
 class ClosedMetrics(Metrics):
@@ -54,7 +56,7 @@ def watched(settings: WorkerSettings) -> Celery:
 def configure(access: Access, **chosen: Any) -> None:
     """Flower's options are one for a process. `chosen` go before its variables, and those before our defaults."""
     logs.configure("WARNING")
-    options.tasks_columns, options.purge_offline_workers = COLUMNS, GONE_SECONDS
+    options.tasks_columns, options.purge_offline_workers, options.max_tasks = COLUMNS, GONE_SECONDS, MOST_TASKS
     apply_env_options()
     options.basic_auth = list(access.logins)
     if access.oauth2_secret:
