@@ -1,6 +1,7 @@
 """All that a look from outside shows: the fleet, by its queue, and what is kept beside the results."""
 
 import asyncio
+import time
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
@@ -14,6 +15,9 @@ from shoal.settings import ProducerSettings
 T = TypeVar("T")
 
 LOOK_SECONDS = 10.0
+#: What is kept beside the results is asked for no more often: a database counts it row by row.
+KEPT_SECONDS = 5.0
+Kept = tuple[int, Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ def seen_queue(settings: ProducerSettings) -> str:
 
 
 class Lookout:
-    """Two round trips a look, whatever waits: nothing is walked through."""
+    """A look takes two round trips, whatever waits: nothing is walked through."""
 
     def __init__(self, settings: ProducerSettings) -> None:
         """Raises `SettingsError` where the queue is no Redis."""
@@ -45,22 +49,27 @@ class Lookout:
         self._fleet = open_fleet(queue_url)
         self._book = job_book(settings)
         self._has_outbox = settings.has_outbox
+        self._kept: Kept | None = None
+        self._kept_until = 0.0
 
     async def look(self) -> Overview:
         """Raises `QueueUnavailable` when the queue does not answer."""
-        view, kept = await asyncio.gather(_in_time(self._fleet.look()), self._kept())
+        view, kept = await asyncio.gather(_in_time(self._fleet.look()), self._kept_of_late())
         if kept is None:
             return Overview(view, None)
         parked, dead = kept
         return Overview(replace(view, parked=view.parked + parked), dead)
 
-    async def _kept(self) -> tuple[int, Mapping[str, int]] | None:
+    async def _kept_of_late(self) -> Kept | None:
         """Jobs parked elsewhere than in the queue, and dead letters."""
-        try:
-            parked = await _in_time(self._book.parked()) if self._has_outbox else 0
-            return parked, await _in_time(self._book.dead.causes())
-        except QueueUnavailable:
-            return None
+        if self._kept is None or time.monotonic() >= self._kept_until:
+            try:
+                parked = await _in_time(self._book.parked()) if self._has_outbox else 0
+                self._kept = parked, await _in_time(self._book.dead.causes())
+            except QueueUnavailable:
+                self._kept = None
+            self._kept_until = time.monotonic() + KEPT_SECONDS
+        return self._kept
 
     async def aclose(self) -> None:
         await self._fleet.aclose()

@@ -29,6 +29,8 @@ CHANNEL = "shoal_endings"
 HEARD_SECONDS = 2.0
 DUE_AT_ONCE = 200
 DUE_AGAIN_SECONDS = 10.0
+#: Where more is parked, it is as many as the database's own statistics say.
+COUNTED_MOST = 20_000
 _LETTERS_PER_PAGE = 100
 _NAMES = ("claim", "forgotten", "reclaim", "joined", "due", "published", "recover", "cancel")
 _SQL = {name: statement("shoal", name) for name in _NAMES}
@@ -122,8 +124,15 @@ class PostgresJobs:
         return len(rows)
 
     async def parked(self) -> int:
+        sql = """
+            SELECT CASE WHEN n < %(most)s THEN n ELSE greatest(n, reltuples::bigint) END
+            FROM pg_class, (
+              SELECT count(*) AS n FROM (SELECT FROM shoal.jobs WHERE due_at IS NOT NULL LIMIT %(most)s) AS parked
+            ) AS counted
+            WHERE oid = 'shoal.jobs_due'::regclass
+        """
         with _unavailable():
-            [(count,)] = await self._database.rows("SELECT count(*) FROM shoal.jobs WHERE due_at IS NOT NULL", {})
+            [(count,)] = await self._database.rows(sql, {"most": COUNTED_MOST})
         return int(count)
 
     async def recover(self, older_than_seconds: float = 0.0) -> int:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+import psycopg
 import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from shoal import Classify, JobFailed, ProducerSettings, records, results, wire
+from shoal import Classify, JobFailed, ProducerSettings, postgres_jobs, records, results, wire
 from shoal.book import job_book
 from shoal.deadletters import fingerprint
 from shoal.errors import JobCancelled, UnknownJob
@@ -371,5 +372,23 @@ def test_what_is_parked_is_counted(place: Place) -> None:
         await store.begin(message.id, "w")
         await store.park(message.id, message, 3_600.0, "w")
         assert await book.parked() == 1
+
+    holds(place, test)
+
+
+def test_more_parked_jobs_than_are_counted_are_as_many_as_statistics_say(
+    postgres: str, valkey: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_jobs, "COUNTED_MOST", 2)
+    place = Place(valkey, postgres)
+
+    async def test() -> None:
+        book, store = place.book(), place.store()
+        for number in range(5):
+            await store.begin(f"{number}", "w")
+            await store.park(f"{number}", place.message(number).model_copy(update={"id": f"{number}"}), 3_600.0, "w")
+        async with await psycopg.AsyncConnection.connect(postgres, autocommit=True) as connection:
+            await connection.execute("ANALYZE shoal.jobs")
+        assert await book.parked() == 5
 
     holds(place, test)
