@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -175,12 +176,17 @@ def start_local_model(services: Services) -> dict[str, str]:
     return added
 
 
-def start_worker(services: Services, name: str, queue_url: str, grace_seconds: float) -> None:
-    """One worker process; returns when it consumes."""
-    node = f"{name}@{socket.gethostname()}"
-    services.start(name, [sys.executable, "-m", "shoal_worker", "-n", node], grace_seconds)
+def start_workers(services: Services, names: list[str], queue_url: str, grace_seconds: float) -> None:
+    """Worker processes; returns when they consume."""
+    for name in names:
+        services.start(name, [sys.executable, "-m", "shoal_worker", "-n", _node(name)], grace_seconds)
     with client_app(SecretStr(queue_url)) as app:
-        services.await_condition(name, lambda: _answers(app, node))
+        for name in names:
+            services.await_condition(name, partial(_answers, app, _node(name)))
+
+
+def _node(name: str) -> str:
+    return f"{name}@{socket.gethostname()}"
 
 
 def _answers(app: Celery, node: str) -> bool:
