@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
 from shoal.book import job_book
-from shoal.errors import QueueUnavailable, SettingsError
+from shoal.errors import QueueUnavailable, SettingsError, ShoalError
 from shoal.fleet import FleetView, open_fleet
 from shoal.publisher import is_amqp
 from shoal.settings import ProducerSettings
 
 T = TypeVar("T")
 
-LOOK_SECONDS = 10.0
+#: How long a server may take to answer.
+QUEUE_SECONDS, RESULTS_SECONDS = 5.0, 3.0
 #: What is kept beside the results is asked for no more often: a database counts it row by row.
 KEPT_SECONDS = 5.0
 Kept = tuple[int, Mapping[str, int]]
@@ -54,7 +55,7 @@ class Lookout:
 
     async def look(self) -> Overview:
         """Raises `QueueUnavailable` when the queue does not answer."""
-        view, kept = await asyncio.gather(_in_time(self._fleet.look()), self._kept_of_late())
+        view, kept = await asyncio.gather(_in_time(self._fleet.look(), QUEUE_SECONDS), self._kept_of_late())
         if kept is None:
             return Overview(view, None)
         parked, dead = kept
@@ -64,9 +65,9 @@ class Lookout:
         """Jobs parked elsewhere than in the queue, and dead letters."""
         if self._kept is None or time.monotonic() >= self._kept_until:
             try:
-                parked = await _in_time(self._book.parked()) if self._has_outbox else 0
-                self._kept = parked, await _in_time(self._book.dead.causes())
-            except QueueUnavailable:
+                parked = await _in_time(self._book.parked(), RESULTS_SECONDS) if self._has_outbox else 0
+                self._kept = parked, await _in_time(self._book.dead.causes(), RESULTS_SECONDS)
+            except ShoalError:
                 self._kept = None
             self._kept_until = time.monotonic() + KEPT_SECONDS
         return self._kept
@@ -82,10 +83,10 @@ class Lookout:
         await self.aclose()
 
 
-async def _in_time(asked: Coroutine[Any, Any, T]) -> T:
+async def _in_time(asked: Coroutine[Any, Any, T], seconds: float) -> T:
     """A server that hangs is away too."""
     try:
-        async with asyncio.timeout(LOOK_SECONDS):
+        async with asyncio.timeout(seconds):
             return await asked
     except TimeoutError:
-        raise QueueUnavailable(f"no answer within {LOOK_SECONDS:g} s") from None
+        raise QueueUnavailable(f"no answer within {seconds:g} s") from None

@@ -131,6 +131,17 @@ def test_live_it_is_drawn_again_each_second_and_ends_with_ctrl_c(shoal: Shoal, w
         os.close(ours)
 
 
+def test_results_that_do_not_answer_leave_the_queues_figures(shoal: Shoal, workers: Workers) -> None:
+    shoal.enqueue(question(1))
+    workers.environ["SHOAL_RESULT_URL"] = "redis://127.0.0.1:1/0"
+    text = shown(workers)
+    assert "1 jobs wait" in text
+    assert re.search(r"dead +the results do not answer", text)
+    with exporter(workers.environ) as url:
+        page = eventually(lambda: scraped(url), what="a page")
+    assert (page["shoal_results_up"], page["shoal_queue_up"], page["shoal_backlog_jobs"]) == (0, 1, 1)
+
+
 def test_a_queue_that_does_not_answer_is_an_error(workers: Workers) -> None:
     environ = {**workers.environ, "SHOAL_REDIS_URL": "redis://127.0.0.1:1/0"}
     ran = subprocess.run([*COMMAND, "--once"], env=environ, capture_output=True, text=True, timeout=60, check=False)
