@@ -10,6 +10,8 @@ from shoal.publisher import is_amqp
 from shoal.redis_url import Sentinels, is_sentinel
 
 PREFIX = "SHOAL_"
+#: What a tenant's name may be.
+TENANT: dict[str, Any] = {"max_length": 100, "pattern": r"^[\w.@-]*$"}
 POSTGRES_SCHEMES = ("postgresql://", "postgres://")
 S = TypeVar("S", bound="ProducerSettings")
 
@@ -30,7 +32,7 @@ class ProducerSettings(BaseSettings):
     #: A job without an answer is given up after this long.
     job_lifetime_seconds: int = Field(default=86_400, ge=1)
     #: Whose jobs these are: keeps keys apart, and is named in reports.
-    tenant: str = Field(default="", max_length=100, pattern=r"^[\w.@-]*$")
+    tenant: str = Field(default="", **TENANT)
 
     #: Keys that sign messages, separated by commas: the first signs, all are accepted. Unset: nothing is signed.
     signing_keys: SecretStr | None = None

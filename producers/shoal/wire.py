@@ -41,6 +41,10 @@ def task_name(kind: str) -> str:
     return TASK_PREFIX + kind
 
 
+def kind_of(task: str) -> str:
+    return task.removeprefix(TASK_PREFIX)
+
+
 def job_record(job_id: str) -> str:
     """A hash: fingerprint, status, lease."""
     return f"shoal:job:{job_id}"
@@ -48,6 +52,11 @@ def job_record(job_id: str) -> str:
 
 def result_record(job_id: str) -> str:
     return RESULT_PREFIX + job_id
+
+
+def aliases(job_id: str) -> str:
+    """A set: other ids under which a job's ending is stored too."""
+    return f"shoal:aliases:{job_id}"
 
 
 def queue_of(job: JobMessage) -> str:

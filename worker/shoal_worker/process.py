@@ -27,6 +27,7 @@ from shoal.reports import WorkerReport
 from shoal.signing import Signer
 from shoal_worker.board import LocalBoard, RedisBoard
 from shoal_worker.calls import CountedModel, clear_doubts
+from shoal_worker.guests import Guests
 from shoal_worker.last_minute import LastMinute
 from shoal_worker.limits import LimitedModel, Limits, gateway_name
 from shoal_worker.openrouter import Gateway, OpenRouter
@@ -62,7 +63,6 @@ class Process:
         signer = Signer.of(settings.signing_keys)
         queue_url = settings.queue.get_secret_value()
         self._queue = None if is_amqp(queue_url) else redis_client(queue_url)
-        self._outbox = job_book(settings) if settings.has_outbox else None
         self.store = store_of(settings, signer)
         gateway = gateway_of(settings)
         self.provider = OpenRouter(gateway)
@@ -75,7 +75,9 @@ class Process:
         self.limits = Limits(board, name, settings.model, Rates(settings.rpm, settings.tpm))
         self._minute = LastMinute()
         model = LimitedModel(self.model, self.limits, self._minute)
-        self.runner: Runner = runner_for(name, self.store, model, job_limits, signer)
+        self._book = job_book(settings)
+        guests = Guests(self._book, self.store, settings)
+        self.runner: Runner = runner_for(name, self.store, model, job_limits, guests.adopt, signer)
         self.runner.minute = self._minute
         self._gateway = limits_name(settings)
         slots.bound = self.limits.room
@@ -90,7 +92,7 @@ class Process:
         self._dead_letter_ttl_seconds = settings.dead_letter_ttl_seconds
         duties = [self._renew_leases, self._forget_old, self._clear_doubts, self._keep_limits]
         duties += [self._bury_undecodable] if self._queue else []
-        duties += [self._publish_due] if self._outbox else []
+        duties += [self._publish_due] if settings.has_outbox else []
         duties += [self._tell_and_look] if self._fleet else []
         self._upkeep = [asyncio.create_task(self._repeat(duty)) for duty in duties]
 
@@ -111,8 +113,7 @@ class Process:
         await self.model.aclose()
         await self.provider.aclose()
         await self.store.aclose()
-        if self._outbox:
-            await self._outbox.aclose()
+        await self._book.aclose()
         if self._queue:
             await self._queue.aclose()
 
@@ -138,8 +139,7 @@ class Process:
         return PAUSE_SECONDS if forgotten else RETENTION_SECONDS
 
     async def _publish_due(self) -> float:
-        assert self._outbox is not None
-        return 0.0 if await self._outbox.publish_due() else OUTBOX_SECONDS
+        return 0.0 if await self._book.publish_due() else OUTBOX_SECONDS
 
     async def _keep_limits(self) -> float:
         try:
@@ -262,11 +262,12 @@ async def open_process(settings: WorkerSettings, slots: Slots) -> None:
 def spare_the_collector() -> None:
     """Have Python look for reference cycles seldom: jobs make none, and each look goes through all that are in flight.
 
-    What errors leave in cycles is found when there is enough of it.
+    What errors and psycopg leave in cycles is found when there is enough of it; soon also what was in use at one look
+    and no more at the next, or a worker would grow for an hour.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(COLLECT_AFTER_OBJECTS, 10, 10)
+    gc.set_threshold(COLLECT_AFTER_OBJECTS, 2, 2)
 
 
 async def close_process() -> None:

@@ -16,7 +16,8 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -56,6 +57,15 @@ class Done:
 
 
 Ending = Done | Decision
+#: Kind, task id, fields and time of a message from a producer that is not ours; the id of the job that it became.
+TakeIn = Callable[[str, str, Any, float], Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """The message is now the job of this id, and that one's ending will be its own."""
+
+    job_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +101,7 @@ class Runner:
     now: Callable[[], float]
     leases: set[tuple[str, str]]
     answers: Mapping[str, Callable[[Any, Ask], Awaitable[Result]]]
+    take_in: TakeIn
     signer: Signer | None = None
     minute: LastMinute = field(default_factory=LastMinute)
 
@@ -118,6 +129,16 @@ class Runner:
                     return await self._attempt(message, args, deliveries, holder, asked)
                 finally:
                     self.leases.discard((message.id, holder))
+
+    async def adopt(self, task_id: str, kind: str, raw: Any, signature: object = None) -> Adopted | Discard:
+        """Queue the job of a message from a producer that is not ours."""
+        if self.signer and not self.signer.verifies(raw, signature):
+            return await self._bury_forged(raw)
+        try:
+            with naming_the_field():
+                return Adopted(await self.take_in(kind, task_id, raw, self.now()))
+        except InvalidMessage as error:
+            return await self._bury_unread(task_id, raw, error)
 
     async def _attempt(
         self, message: JobMessage, args: Any, deliveries: int, holder: str, asked: Callable[[], None]
@@ -244,11 +265,18 @@ def forged_id(text: str) -> str:
 
 def read(raw: Any) -> tuple[JobMessage, Any]:
     """A message and its typed arguments. Raises `InvalidMessage` that names the field, never its value."""
-    try:
+    with naming_the_field():
         message = JobMessage.model_validate(raw, extra="ignore")
         if message.kind not in KINDS:
             raise InvalidMessage(f"kind: unknown {message.kind[:40]!r}; known: {', '.join(KINDS)}")
         return message, message.arguments()
+
+
+@contextmanager
+def naming_the_field() -> Iterator[None]:
+    """Errors of pydantic's as `InvalidMessage`."""
+    try:
+        yield
     except ValidationError as error:
         faults = error.errors(include_input=False, include_url=False, include_context=False)
         said = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'job'}: {fault['msg']}" for fault in faults[:5])
@@ -290,6 +318,8 @@ def outcome_of(message: JobMessage, result: Result, asker: Asker, started: float
     )
 
 
-def runner_for(name: str, store: JobStore, model: ChatModel, limits: Limits, signer: Signer | None = None) -> Runner:
+def runner_for(
+    name: str, store: JobStore, model: ChatModel, limits: Limits, take_in: TakeIn, signer: Signer | None = None
+) -> Runner:
     """A runner with the standard policy and kinds, the system's time and chance."""
-    return Runner(name, store, model, limits, Policy(), Random(), time.time, set(), ANSWERS, signer)
+    return Runner(name, store, model, limits, Policy(), Random(), time.time, set(), ANSWERS, take_in, signer)

@@ -15,7 +15,7 @@ from shoal_worker.errors import Expired, InvalidMessage
 from shoal_worker.loop import await_
 from shoal_worker.process import process
 from shoal_worker.retry import Discard, Retry, Snooze
-from shoal_worker.runner import Done
+from shoal_worker.runner import Adopted, Done, Ending
 from shoal_worker.slots import LOAD, PLACE
 
 #: How long a delivery that our own code could not handle waits before it goes back to the queue.
@@ -31,18 +31,26 @@ def register(app: Celery) -> None:
     app.task(run_pack, name=wire.PACK_TASK, bind=True, acks_late=True, throws=(JobFailed,))
 
 
-def run_job(task: Task, job: Any = None, **unknown: Any) -> str:
-    """Run one delivery. The answer itself is stored by the runner; what is returned is safe to show in Flower."""
-    raw = job if job is not None else unknown
+def run_job(task: Task, job: Any = None, **guest: Any) -> str:
+    """Run one delivery. The answer itself is stored by the runner; what is returned is safe to show in Flower.
+
+    Other producers than ours send no `job`, but what they ask.
+    """
     try:
         signature = task.request.get(wire.SIGNATURE_HEADER)
-        ending = await_(process().runner.run(task.request.id, raw, signature, PLACE.get().free))
+        ending: Ending | Adopted
+        if job is not None:
+            ending = await_(process().runner.run(task.request.id, job, signature, PLACE.get().free))
+        else:
+            ending = await_(process().runner.adopt(task.request.id, wire.kind_of(task.name), guest, signature))
     except Exception as error:
         # Acknowledged now, the job would be lost. It goes back, slowly, until somebody has mended what is wrong.
         log.exception("delivery_failed", job_id=task.request.id)
         await_(asyncio.sleep(REDELIVERY_SECONDS))
         raise Reject(type(error).__name__, requeue=True) from None
     match ending:
+        case Adopted(job_id):
+            return f"queued as {job_id}"
         case Done(ended, replayed):
             return f"replayed: {summary(ended)}" if replayed else summary(ended)
         case Retry(after_seconds, cause, reason) | Snooze(after_seconds, cause, reason):
