@@ -181,6 +181,25 @@ def test_a_running_job_is_listed_without_its_text(page: Page, shoal: Shoal, sand
     eventually(lambda: re.search(in_flight, tab(page, "Pool")), what="its call on the pool's page")
 
 
+def test_jobs_that_wait_in_a_worker_and_those_of_other_clients_show_no_text_either(
+    page: Page, shoal: Shoal, valkey: str, sandbox: Sandbox
+) -> None:
+    sandbox.scenario(latency_seconds=6.0)
+    jobs = [shoal.enqueue(Classify(text=f"{TEXT} {number}", labels=LABELS)) for number in range(CONCURRENCY + 3)]
+    asked = {"args": {"text": f"{TEXT} of theirs", "labels": list(LABELS)}}
+    with Celery(broker=valkey, set_as_current=False) as stock:
+        stock.send_task("shoal.classify", kwargs=asked, queue="shoal", task_id="theirs")
+    eventually(lambda: page.request.get("/task/theirs").ok, what="the page of another client's job")
+    assert "classify" in shown(page, "/task/theirs", "Status")
+    eventually(lambda: re.search(r"Reserved tasks[\s\S]*shoal.classify", tab(page, "Tasks")), what="reserved tasks")
+    shown(page, "/tasks", "theirs")
+    with Celery(broker=valkey, set_as_current=False) as stock:
+        asked_of_all = stock.control.inspect([WORKER])
+        told = str([asked_of_all.reserved(), asked_of_all.active(), asked_of_all.query_task(jobs[0].id, "theirs")])
+    assert jobs[-1].id in told
+    assert not [word for word in PRIVATE if word in told]
+
+
 def test_a_message_of_many_jobs_shows_what_became_of_them(page: Page, shoal: Shoal) -> None:
     markers = ["[[fault:bad_request]]", "[[fault:upstream_429:600]]", *[""] * 10]
     jobs = shoal.enqueue_many(

@@ -14,6 +14,7 @@ from shoal.jobs import KINDS, Outcome
 from shoal_worker.errors import Expired, InvalidMessage
 from shoal_worker.loop import await_
 from shoal_worker.process import process
+from shoal_worker.requests import Request
 from shoal_worker.retry import Discard, Retry, Snooze
 from shoal_worker.runner import Adopted, Done, Ending
 from shoal_worker.slots import LOAD, PLACE
@@ -26,9 +27,10 @@ log = structlog.get_logger()
 
 def register(app: Celery) -> None:
     """One task a kind, all with the same body, and one for messages of many jobs."""
+    options: Any = {"bind": True, "acks_late": True, "throws": (JobFailed,), "Request": Request}
     for kind in KINDS:
-        app.task(run_job, name=wire.task_name(kind), bind=True, acks_late=True, throws=(JobFailed,))
-    app.task(run_pack, name=wire.PACK_TASK, bind=True, acks_late=True, throws=(JobFailed,))
+        app.task(run_job, name=wire.task_name(kind), **options)
+    app.task(run_pack, name=wire.PACK_TASK, **options)
 
 
 def run_job(task: Task, job: Any = None, **guest: Any) -> str:
