@@ -1,4 +1,4 @@
-"""What Celery tells of a task that a worker has, to its remote control and its events, and so to Flower: never a text."""
+"""What Celery tells of a task that a worker has, to remote control, in events, and so to Flower: never a text."""
 
 from typing import Any
 
