@@ -48,8 +48,8 @@ UPKEEP_SECONDS = 1.0
 OUTBOX_SECONDS = 0.2
 PAUSE_SECONDS = 0.05
 RETENTION_SECONDS = 60.0
-#: Some 40 MB of objects that may be garbage. Python's own 700 took 45 % of a busy worker's time, in pauses of 250 ms.
-COLLECT_AFTER_OBJECTS = 200_000
+#: Some 20 MB of objects that may be garbage. Python's own 700 took 45 % of a busy worker's time, in pauses of 250 ms.
+COLLECT_AFTER_OBJECTS = 100_000
 #: How much of the estimate of a slot's throughput the newest second is.
 CAPACITY_SHARE = 0.3
 
