@@ -164,12 +164,23 @@ def test_jobs_are_listed_by_kind_with_sizes_and_costs_and_without_texts_or_answe
     shown(page, "/broker", "shoal")
 
 
-def test_a_job_that_waits_for_its_next_attempt_shows_retry_and_then_success(page: Page, shoal: Shoal) -> None:
-    job = shoal.enqueue(Classify(text=f"{TEXT} [[fault:upstream_429:5*1]]", labels=LABELS))
-    eventually(lambda: page.request.get(f"/task/{job.id}").ok, what="the job's page")
-    eventually(lambda: "RETRY" in shown(page, f"/task/{job.id}", "Status"), what="a retry")
+def test_a_job_that_waits_for_its_next_attempt_shows_retry_and_then_success_or_is_cancelled_there(
+    page: Page, shoal: Shoal
+) -> None:
+    job, unwanted = (
+        shoal.enqueue(Classify(text=f"{TEXT} [[fault:upstream_429:{seconds}*1]]", labels=LABELS)) for seconds in (5, 9)
+    )
+
+    def waits(waiting: Job[Any]) -> None:
+        eventually(lambda: page.request.get(f"/task/{waiting.id}").ok, what="the job's page")
+        eventually(lambda: "RETRY" in shown(page, f"/task/{waiting.id}", "Status"), what="a retry")
+
+    waits(job)
+    waits(unwanted)
+    page.get_by_role("button", name="Revoke").click()
     job.result(30)
     eventually(lambda: "SUCCESS" in shown(page, f"/task/{job.id}", "Status"), what="a success")
+    eventually(lambda: unwanted.status() == Status.CANCELLED, what="the other cancelled, when its time has come")
 
 
 def test_a_running_job_is_listed_without_its_text(page: Page, shoal: Shoal, sandbox: Sandbox) -> None:
@@ -231,16 +242,6 @@ def test_a_running_job_is_cancelled_from_its_page_and_its_call_is_closed(
     assert kept.cost().maybe_calls == 1
     eventually(lambda: "REVOKED" in shown(page, f"/task/{job.id}", "Status"), what="it on the page")
     eventually(lambda: sandbox.requests()[0]["client_disconnected"], what="a provider that has seen the call closed")
-
-
-def test_a_job_that_waits_for_its_retry_is_cancelled_from_its_page_when_its_time_comes(
-    page: Page, shoal: Shoal
-) -> None:
-    job = shoal.enqueue(Classify(text=f"{TEXT} [[fault:upstream_429:6*1]]", labels=LABELS))
-    eventually(lambda: page.request.get(f"/task/{job.id}").ok, what="the job's page")
-    eventually(lambda: "RETRY" in shown(page, f"/task/{job.id}", "Status"), what="a retry")
-    page.get_by_role("button", name="Revoke").click()
-    eventually(lambda: job.status() == Status.CANCELLED, what="the job cancelled")
 
 
 @with_options([("--read-only",)])
