@@ -32,9 +32,9 @@ def kept_in(data_dir: Path) -> dict[str, Any]:
     return {"persistent": True, "db": str(folder / "state"), "state_save_interval": SAVE_SECONDS * 1_000}
 
 
-def port_of(ctx: click.Context | None, param: click.Parameter | None, value: str) -> int:
+def port_of(ctx: click.Context | None, param: click.Parameter | None, value: Any) -> int:
     """A number; not what Kubernetes sets in each pod's `FLOWER_PORT` where a Service is named flower."""
-    return PORT if value.startswith("tcp://") else int(click.INT.convert(value, param, ctx))
+    return PORT if str(value).startswith("tcp://") else int(click.INT.convert(value, param, ctx))
 
 
 @click.command()
