@@ -7,7 +7,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shoal.errors import SettingsError
 from shoal.publisher import is_amqp
-from shoal.redis_url import Sentinels, is_sentinel
+from shoal.redis_url import Sentinels, is_sentinel, tls_options
 
 PREFIX = "SHOAL_"
 #: What a tenant's name may be.
@@ -46,6 +46,8 @@ class ProducerSettings(BaseSettings):
             raise ValueError(f"must be a Redis URL such as redis://127.0.0.1:6379/0 or {Sentinels.form}")
         if is_sentinel(value.get_secret_value()):
             Sentinels.of(value.get_secret_value())
+        else:
+            tls_options(value.get_secret_value())
         return value
 
     @field_validator("queue_url")

@@ -9,6 +9,7 @@ from shoal.book import job_book
 from shoal.errors import QueueUnavailable, SettingsError
 from shoal.postgres_jobs import PostgresJobs
 from shoal.settings import ProducerSettings
+from shoal_worker.doctor.command import doctor
 from shoal_worker.exporter import metrics
 from shoal_worker.flower_app import flower
 from shoal_worker.stores import migrations
@@ -84,4 +85,5 @@ COMMANDS = {
     "metrics": metrics,
     "flower": flower,
     "why": why,
+    "doctor": doctor,
 }
