@@ -85,7 +85,8 @@ def serve(app: Celery) -> None:
     try:
         port = server.start_http_server()
         said = "" if options.basic_auth or options.auth else f"; to command workers from it set {LOGIN}"
-        click.echo(f"Flower  http://{options.address}:{port}{prefix}{said}")
+        scheme = "https" if server.ssl_options else "http"
+        click.echo(f"Flower  {scheme}://{options.address}:{port}{prefix}{said}")
         server.start()
     except OSError as error:
         raise SettingsError(f"--host, --port: nobody can listen at {options.address}:{options.port}: {error}") from None
