@@ -11,6 +11,7 @@ from shoal.postgres_jobs import PostgresJobs
 from shoal.settings import ProducerSettings
 from shoal_worker.doctor.command import doctor
 from shoal_worker.exporter import metrics
+from shoal_worker.flower_app import flower
 from shoal_worker.stores import migrations
 from shoal_worker.up import up
 from shoal_worker.why import why
@@ -82,6 +83,7 @@ COMMANDS = {
     "migrate": migrate,
     "recover": recover,
     "metrics": metrics,
+    "flower": flower,
     "why": why,
     "doctor": doctor,
 }

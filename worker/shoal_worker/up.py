@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from shoal.errors import SettingsError
 from shoal_worker import services
 from shoal_worker.errors import WorkerError
+from shoal_worker.flower_access import access_of
 from shoal_worker.lookups import KeyStatus
 from shoal_worker.openrouter import OpenRouter
 from shoal_worker.process import gateway_of
@@ -114,6 +115,7 @@ def up(workers: int | None, *, sandbox: bool, flower_port: int, data_dir: Path) 
     plan = Plan(workers=workers or cpu_budget().count, sandbox=sandbox, flower_port=flower_port, data_dir=data_dir)
     settings = WorkerSettings.load()
     check(plan, settings)
+    access_of(os.environ, services.LOOPBACK)
     if settings.in_postgres:
         migrations.migrate(settings.results)
     if not sandbox:
