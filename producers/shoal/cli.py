@@ -11,7 +11,7 @@ from shoal.dead_cli import dead
 from shoal.errors import ShoalError
 from shoal.submit_cli import submit
 
-WORKER_COMMANDS = ("up", "worker", "sandbox", "migrate", "recover", "metrics", "why")
+WORKER_COMMANDS = ("up", "worker", "sandbox", "migrate", "recover", "metrics", "health", "why")
 
 
 class Commands(click.Group):

@@ -33,6 +33,19 @@ class WorkerReport(Wire):
     held: int
     done_per_second: float
     capacity_per_second: float
+    #: Celery's name of the process. Workers of before do not tell it, nor what follows.
+    node: str = ""
+    #: It drains: nothing begins there any more.
+    is_stopping: bool = False
+    #: Since the consumer's thread turned last.
+    hub_silent_seconds: float = 0.0
+    #: For how long messages have waited that it had room for, while none came.
+    stalled_seconds: float = 0.0
+
+    @property
+    def host(self) -> str:
+        """The name of its machine, or container. `name` is PID@HOST/CHANCE."""
+        return self.name.partition("@")[2].rpartition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)

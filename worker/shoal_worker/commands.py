@@ -10,6 +10,7 @@ from shoal.errors import QueueUnavailable, SettingsError
 from shoal.postgres_jobs import PostgresJobs
 from shoal.settings import ProducerSettings
 from shoal_worker.exporter import metrics
+from shoal_worker.health import health
 from shoal_worker.stores import migrations
 from shoal_worker.up import up
 from shoal_worker.why import why
@@ -81,5 +82,6 @@ COMMANDS = {
     "migrate": migrate,
     "recover": recover,
     "metrics": metrics,
+    "health": health,
     "why": why,
 }

@@ -29,6 +29,7 @@ from shoal_worker.limits import LimitedModel, Limits, gateway_name
 from shoal_worker.openrouter import Gateway, OpenRouter
 from shoal_worker.packs import Packs, job_ids
 from shoal_worker.ports import JobStore
+from shoal_worker.progress import Progress, Pulse
 from shoal_worker.quota import Rates
 from shoal_worker.replies import Prices
 from shoal_worker.runner import Limits as JobLimits
@@ -52,7 +53,7 @@ log = structlog.get_logger()
 class Process:
     """The runner of this process and its upkeep: leases renewed, unreadable items buried, the outbox published."""
 
-    def __init__(self, settings: WorkerSettings, slots: Slots) -> None:
+    def __init__(self, settings: WorkerSettings, slots: Slots, pulse: Pulse) -> None:
         signer = Signer.of(settings.signing_keys)
         queue_url = settings.queue.get_secret_value()
         self._queue = None if is_amqp(queue_url) else redis_client(queue_url)
@@ -72,6 +73,8 @@ class Process:
         self._slots = slots
         self._fleet = Fleet(self._queue) if self._queue else None
         self._throughput = Throughput(time.monotonic(), slots)
+        self._node = pulse.node
+        self._progress = Progress(time.monotonic(), slots, pulse.ring)
         #: How all workers stood a second ago; read on the consumer's thread too.
         self.fleet_view: FleetView | None = None
         self._renew_every_seconds = settings.lease_seconds / 3
@@ -147,6 +150,7 @@ class Process:
         share = self.limits.share
         if share and share.rate is not None:
             capacity_per_second = min(capacity_per_second, share.rate)
+        standstill = self._progress.measure(time.monotonic(), self.fleet_view)
         report = WorkerReport(
             name=self.runner.name,
             slots=self._slots.limit,
@@ -154,6 +158,10 @@ class Process:
             held=self._slots.held,
             done_per_second=done_per_second,
             capacity_per_second=capacity_per_second,
+            node=self._node,
+            is_stopping=self._slots.is_closed,
+            hub_silent_seconds=standstill.hub_silent_seconds,
+            stalled_seconds=standstill.stalled_seconds,
         )
         self.fleet_view = await self._fleet.look(report)
         return UPKEEP_SECONDS
@@ -247,8 +255,8 @@ def process_if_open() -> Process | None:
     return next(iter(_current), None)
 
 
-async def open_process(settings: WorkerSettings, slots: Slots) -> None:
-    _current[:] = [Process(settings, slots)]
+async def open_process(settings: WorkerSettings, slots: Slots, pulse: Pulse) -> None:
+    _current[:] = [Process(settings, slots, pulse)]
 
 
 async def close_process() -> None:

@@ -5,6 +5,8 @@
 -- are estimated from the messages that are served next.
 local now = tonumber(redis.call('TIME')[1])
 local lasting = 3600
+-- A full server refuses a script whose first write may grow; once this no-op has written, it lets workers tell.
+redis.call('HDEL', KEYS[1], '')
 if ARGV[1] ~= '' then
   redis.call('HSET', KEYS[1], ARGV[1], now .. ' ' .. ARGV[2])
   redis.call('EXPIRE', KEYS[1], lasting)
