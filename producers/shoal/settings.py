@@ -43,7 +43,7 @@ class ProducerSettings(BaseSettings):
     signing_keys: SecretStr | None = None
 
     #: A folder with a file for each secret, named as its variable in any case; a variable that is set comes first.
-    secrets_dir: Path | None = None
+    secrets_dir: Path | None = Field(default=None, repr=False)
 
     redis_schemes: ClassVar[tuple[str, ...]] = ("redis://", "rediss://", "sentinel://")
 

@@ -27,7 +27,7 @@ def question(number: int, marker: str = "") -> Classify:
 
 
 @pytest.fixture
-def probe(monkeypatch: pytest.MonkeyPatch, valkey: str) -> Iterator[CliRunner]:
+def probe(monkeypatch: pytest.MonkeyPatch, valkey: str) -> CliRunner:
     monkeypatch.setenv("SHOAL_REDIS_URL", valkey)
     return CliRunner()
 
