@@ -10,8 +10,9 @@ from shoal.cost_cli import cost
 from shoal.dead_cli import dead
 from shoal.errors import ShoalError
 from shoal.submit_cli import submit
+from shoal.top import top
 
-WORKER_COMMANDS = ("up", "worker", "sandbox", "migrate", "recover", "metrics", "health", "why")
+WORKER_COMMANDS = ("up", "worker", "sandbox", "migrate", "recover", "metrics", "health", "why", "flower")
 
 
 class Commands(click.Group):
@@ -39,6 +40,7 @@ def shoal() -> None:
 shoal.add_command(dead)
 shoal.add_command(cost)
 shoal.add_command(submit)
+shoal.add_command(top)
 
 
 @shoal.command()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from celery.utils.sysinfo import cpu_budget
 
 from conftest import Workers, eventually
 from shoal_worker import services
@@ -101,7 +102,8 @@ def test_up_starts_everything_and_leaves_nothing_behind(workers: Workers, tmp_pa
     try:
         eventually(lambda: b"ready; Ctrl-C" in log.read_bytes() or up.poll() is not None, 60, "a running tree")
         children = psutil.Process(up.pid).children(recursive=True)
-        assert len(children) >= 4, log.read_text()
+        started = [child for child in children if child.cmdline()[1:4] == ["-m", "shoal_worker", "-n"]]
+        assert len(started) == cpu_budget().count, log.read_text()
         assert not services.port_is_free(flower_port)
         up.send_signal(how)
         assert up.wait(60) == 0, log.read_text()

@@ -24,6 +24,7 @@ from shoal_worker.errors import (
 )
 from shoal_worker.ports import ChatReply, ChatRequest, Prompt
 from shoal_worker.replies import Prices
+from shoal_worker.slots import Slots
 from shoal_worker.stores.redis import RedisStore
 
 PROMPT = Prompt("Do it.", "A text.", "shoal_classify", {"type": "object"}, 100)
@@ -50,15 +51,19 @@ class Model:
         return await self._answer(request)
 
 
-async def booked(url: str, answer: Answer, work: Callable[[CountedModel, "Redis"], Awaitable[None]]) -> Cost:
+async def booked(
+    url: str, answer: Answer, work: Callable[[CountedModel, "Redis"], Awaitable[None]], places: Slots | None = None
+) -> Cost:
     """The books after some work; no call may be open then, and each must have been when it was sent."""
+    places = places or Slots(10)
     async with Redis.from_url(url) as client:
         store = RedisStore(client, lease_seconds=1, keep_seconds=60, rng=Random(1))
         told = Model(answer, client)
-        model = CountedModel(told, store.calls, Prices(), grace_seconds=1, now=lambda: 0.0)
+        model = CountedModel(told, store.calls, places, Prices(), grace_seconds=1, now=lambda: 0.0)
         await work(model, client)
         await model.aclose()
         assert set(told.open) <= {1}
+        assert places.calling == 0
         assert await client.hlen(wire.OPEN_CALLS) == await client.zcard(wire.OPEN_CALLS_DUE) == 0
         sums = await RedisCosts(client).between(day_of(0), day_of(0))
         assert all((labels.kind, labels.tenant) == ("classify", "acme") for labels in sums)
@@ -163,3 +168,44 @@ def test_a_call_that_is_cancelled_before_it_is_sent_costs_nothing(valkey: str) -
                 await task
 
     assert asyncio.run(booked(valkey, answer, cancelled)) == Cost()
+
+
+def test_a_call_that_is_cancelled_while_it_waits_for_its_place_costs_nothing(valkey: str) -> None:
+    places = Slots(1)
+
+    async def answer(_: ChatRequest) -> ChatReply:
+        raise AssertionError("it was sent")
+
+    async def cancelled(model: CountedModel, client: "Redis") -> None:
+        await places.enter_call()
+        task = asyncio.create_task(model.complete(REQUEST))
+        while not await client.hlen(wire.OPEN_CALLS):
+            assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        places.leave_call()
+
+    assert asyncio.run(booked(valkey, answer, cancelled, places)) == Cost()
+
+
+def test_no_more_calls_are_on_their_way_than_there_are_slots(valkey: str) -> None:
+    on_their_way: list[int] = []
+    places = Slots(3)
+
+    async def answer(_: ChatRequest) -> ChatReply:
+        on_their_way.append(places.calling)
+        await asyncio.sleep(0)
+        return REPLY
+
+    async def all_at_once(url: str) -> None:
+        async with Redis.from_url(url) as client:
+            store = RedisStore(client, lease_seconds=1, keep_seconds=60, rng=Random(1))
+            model = CountedModel(Model(answer, client), store.calls, places, Prices(), grace_seconds=1)
+            await asyncio.gather(*(model.complete(REQUEST) for _ in range(20)))
+            await model.aclose()
+
+    asyncio.run(all_at_once(valkey))
+    assert len(on_their_way) == 20
+    assert max(on_their_way) == 3
+    assert places.calling == 0

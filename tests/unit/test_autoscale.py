@@ -43,7 +43,7 @@ def test_the_capacity_is_what_all_slots_would_do() -> None:
     load = Load(BULK, "", 1_000, 1.0, is_pack=True)
     slots.announce(load)
     for second in range(2, 30):
-        slots.running = 10
+        slots.begun = 10
         slots.end(load, 30)
         done, capacity = throughput.measure(float(second))
     assert done == 30

@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal import wire
-from shoal.fleet import FleetView, Lane, WorkerReport
+from shoal.fleet import FleetView, Lane
+from shoal.reports import WorkerReport
 from shoal_worker.health import verdict
-from shoal_worker.progress import Progress
+from shoal_worker.progress import ProgressMeter, Pulse
 from shoal_worker.slots import Load, Slots
 
 WAITS = FleetView({"interactive": Lane(5, 5), "bulk": Lane()})
@@ -16,7 +17,7 @@ ONE = Load("interactive", "", 1, 100.0, is_pack=False)
 
 def report(**told: object) -> WorkerReport:
     known: dict[str, object] = {"slots": 10, "running": 0, "held": 0, "done_per_second": 0, "capacity_per_second": 10}
-    return WorkerReport.model_validate({"name": "7@box/ab", "node": "w@box", **known, **told})
+    return WorkerReport.model_validate({"name": "7@box/ab", **known, "progress": {"node": "w@box", **told}})
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_one_bad_worker_of_a_host_is_the_hosts_verdict() -> None:
 
 
 def test_what_an_older_worker_tells_is_taken_for_well() -> None:
-    told = report().model_dump(exclude={"node", "is_stopping", "hub_silent_seconds", "stalled_seconds"})
+    told = report().model_dump(exclude={"progress"})
     older = WorkerReport.model_validate(told)
     assert older.host == "box"
     assert verdict(WAITS, [older], 60.0, live=True).is_well
@@ -63,7 +64,7 @@ def test_what_an_older_worker_tells_is_taken_for_well() -> None:
 
 def test_a_consumer_that_turns_is_heard_and_one_that_stands_is_timed() -> None:
     bell: list[object] = []
-    progress = Progress(0.0, Slots(10), bell.append)
+    progress = ProgressMeter(0.0, Slots(10), Pulse("w@box", bell.append))
     progress.measure(1.0, None)
     assert [progress.measure(at, None).hub_silent_seconds for at in (2.0, 3.0)] == [1.0, 2.0]
     assert len(bell) == 1
@@ -75,7 +76,7 @@ def test_a_consumer_that_turns_is_heard_and_one_that_stands_is_timed() -> None:
 
 def test_only_room_with_a_backlog_and_nothing_taken_is_a_stall() -> None:
     slots = Slots(10)
-    progress = Progress(0.0, slots, lambda _: None)
+    progress = ProgressMeter(0.0, slots, Pulse("w@box", lambda _: None))
     assert progress.measure(5.0, FleetView()).stalled_seconds == 0.0
     assert progress.measure(9.0, WAITS).stalled_seconds == 4.0
     slots.announce(ONE)

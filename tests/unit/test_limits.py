@@ -72,8 +72,12 @@ def test_nothing_is_held_back_before_the_first_refusal() -> None:
     assert (share.rate, share.at_once, share.open_until) == (None, None, 0.0)
 
 
-def test_before_the_first_reply_four_hundred_calls_a_second_may_start() -> None:
-    assert share_of(Pace(), [Member("a", 300, 0)], "a", NOW).rate == pytest.approx(400)
+def test_before_the_first_reply_four_hundred_calls_a_second_may_start_for_a_moment() -> None:
+    pace, member = Pace(decided_at=NOW), Member("a", 300, 0)
+    for place in range(3):
+        assert share_of(pace, [member], "a", NOW).rate == pytest.approx(400)
+        pace = next_pace(pace, Counts(0.3, 120, held=200), [member], NOW + 0.3 * (place + 1))
+    assert share_of(pace, [member], "a", NOW).rate is None
 
 
 def test_a_capacity_that_falls_and_rises_is_found_with_few_refusals() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from shoal import wire
 from shoal.messages import PACK_JOBS
-from shoal_worker.slots import BULK, BULK_EVERY, INTERACTIVE, Load, Slots, SlotsClosedError, Turns
+from shoal_worker.slots import BULK, BULK_EVERY, INTERACTIVE, LOAD, Load, Slots, SlotsClosedError, Turns
 
 pushes = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 100)), max_size=60)
 
@@ -84,17 +84,17 @@ def test_no_more_run_than_there_are_slots(limit: int, steps: list[str]) -> None:
     for step in steps:
         match step:
             case "request":
-                slots.request(load(), lambda _: begun.append(slots.running))
-            case "end" if slots.running:
+                slots.request(load(), lambda _: begun.append(slots.begun))
+            case "end" if slots.begun:
                 slots.release()
             case "grow":
                 slots.limit += 1
                 slots.serve()
             case "shrink":
                 slots.limit = max(1, slots.limit - 1)
-        assert slots.running <= max(slots.limit, limit + steps.count("grow"))
+        assert slots.begun <= max(slots.limit, limit + steps.count("grow"))
         waiting = len(slots.lanes[INTERACTIVE].waiting)
-        assert not waiting or slots.running >= slots.limit
+        assert not waiting or slots.running == slots.limit
 
 
 def test_interactive_jobs_go_first_but_for_one_in_ten() -> None:
@@ -130,6 +130,75 @@ def test_there_is_room_for_about_twice_what_runs_at_once() -> None:
     assert slots.room("another") is None
 
 
+def test_so_many_begin_ahead_as_keep_the_slots_in_use() -> None:
+    """Only where slots found nobody ready; and those that are ready too early bring it down again."""
+
+    async def course() -> None:
+        slots = Slots(4)
+        begun = started(slots, BULK, 20)
+        assert len(begun) == 4
+        for _ in range(4):
+            await slots.enter_call()
+        assert slots.calling == 4
+        slots.leave_call()
+        slots.leave_call()
+        assert len(begun) == 6
+        assert slots.running == 4
+        for _ in range(40):
+            await slots.enter_call()
+            slots.leave_call()
+        assert len(begun) == 8
+        for _ in range(2):
+            await slots.enter_call()
+        ready = [asyncio.create_task(slots.enter_call()) for _ in range(16 * 4)]
+        await asyncio.sleep(0)
+        for _ in range(4):
+            slots.release()
+        assert len(begun) == 8
+        for task in ready:
+            task.cancel()
+        await asyncio.gather(*ready, return_exceptions=True)
+
+    asyncio.run(course())
+
+
+def test_nobody_begins_ahead_where_nobody_waits() -> None:
+    async def course() -> None:
+        slots = Slots(2)
+        started(slots, BULK, 2)
+        for _ in range(9):
+            await slots.enter_call()
+            slots.leave_call()
+        begun = started(slots, BULK, 5)
+        assert begun == []
+
+    asyncio.run(course())
+
+
+def test_interactive_jobs_that_are_ready_call_first_but_for_one_in_ten() -> None:
+    async def course() -> None:
+        slots, order = Slots(1), list[str]()
+
+        async def call(lane: str) -> None:
+            token = LOAD.set(load(lane))
+            try:
+                await slots.enter_call()
+            finally:
+                LOAD.reset(token)
+            order.append(lane)
+            await asyncio.sleep(0)
+            slots.leave_call()
+
+        await slots.enter_call()
+        waiting = [asyncio.create_task(call(lane)) for lane in (BULK, INTERACTIVE) for _ in range(40)]
+        await asyncio.sleep(0)
+        slots.leave_call()
+        await asyncio.gather(*waiting)
+        assert order[:40].count(BULK) == 40 // BULK_EVERY
+
+    asyncio.run(course())
+
+
 def test_who_gives_up_waiting_takes_no_slot_and_who_has_one_gives_it_back() -> None:
     async def course() -> None:
         slots = Slots(1)
@@ -151,7 +220,7 @@ def test_who_gives_up_waiting_takes_no_slot_and_who_has_one_gives_it_back() -> N
         await asyncio.gather(holder, waiter, return_exceptions=True)
         await asyncio.wait_for(other, 5)
         await asyncio.sleep(0)
-        assert slots.running == 0
+        assert slots.begun == 0
         slots.close()
         with pytest.raises(SlotsClosedError):
             await work(0)

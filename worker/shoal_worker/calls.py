@@ -16,7 +16,17 @@ import structlog
 
 from shoal.jobs import Usage
 from shoal_worker.errors import ReplyLost, WorkerError
-from shoal_worker.ports import Call, CallLedger, ChatModel, ChatReply, ChatRequest, Generations, Prompt, Settlement
+from shoal_worker.ports import (
+    Call,
+    CallLedger,
+    CallPlaces,
+    ChatModel,
+    ChatReply,
+    ChatRequest,
+    Generations,
+    Prompt,
+    Settlement,
+)
 from shoal_worker.replies import Prices
 
 #: What stands around the texts of a prompt: roles, separators.
@@ -36,14 +46,16 @@ class CountedModel:
     """`ports.ChatModel` that keeps the books of another one.
 
     Only the opening is waited for. What comes after is written beside the job, in the same turn as its result; it is
-    written even while the job is being cancelled. `grace_seconds` is how much longer than its deadline a call may take
-    until it is overdue.
+    written even while the job is being cancelled. What is put down waits for a place among the calls of the process,
+    and is sent the moment that it has one. `grace_seconds` is how much longer than its deadline a call may take until
+    it is overdue.
     """
 
     def __init__(
         self,
         model: ChatModel,
         ledger: CallLedger,
+        places: CallPlaces,
         prices: Prices,
         *,
         grace_seconds: float,
@@ -51,6 +63,7 @@ class CountedModel:
     ) -> None:
         self._model = model
         self._ledger = ledger
+        self._places = places
         self._prices = prices
         self._grace_seconds = grace_seconds
         self._now = now
@@ -61,11 +74,15 @@ class CountedModel:
         generation_ids: list[str] = []
         try:
             await self._ledger.open(call)
+            await self._places.enter_call()
         except asyncio.CancelledError:
             await self._write(self._ledger.settle(call, NOT_BILLED))
             raise
         try:
-            reply = await self._model.complete(request.heard_by(generation_ids.append))
+            try:
+                reply = await self._model.complete(request.heard_by(generation_ids.append))
+            finally:
+                self._places.leave_call()
         except WorkerError as error:
             if isinstance(error, ReplyLost):
                 await self._write(self._ledger.doubt(call, *generation_ids))

@@ -10,6 +10,7 @@ from shoal.errors import QueueUnavailable, SettingsError
 from shoal.postgres_jobs import PostgresJobs
 from shoal.settings import ProducerSettings
 from shoal_worker.exporter import metrics
+from shoal_worker.flower_app import flower
 from shoal_worker.health import health
 from shoal_worker.stores import migrations
 from shoal_worker.up import up
@@ -82,6 +83,7 @@ COMMANDS = {
     "migrate": migrate,
     "recover": recover,
     "metrics": metrics,
+    "flower": flower,
     "health": health,
     "why": why,
 }

@@ -23,6 +23,8 @@ def shoal_cancel(state: Any, job_id: str) -> dict[str, str]:
 BURY_SECONDS = 30.0
 #: How late those who watch may hear what became of a task.
 EVENTS_SECONDS = 0.25
+#: Celery publishes every 24 events, and its loop stands still until Redis has answered.
+EVENTS_AT_ONCE = 1_000
 
 
 class Consumer(CeleryConsumer):
@@ -57,6 +59,8 @@ class Consumer(CeleryConsumer):
         channel = getattr(self.task_consumer, "channel", None)
         if isinstance(channel, Channel):
             channel.room_of = self.pool.slots.room
+            if self.event_dispatcher:
+                self.event_dispatcher.buffer_limit = EVENTS_AT_ONCE
         return super().create_task_handler(*args, **options)
 
     def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002 Celery's signature

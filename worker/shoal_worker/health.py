@@ -17,8 +17,9 @@ from kombu.exceptions import OperationalError
 
 from shoal.control import client_app
 from shoal.errors import QueueUnavailable
-from shoal.fleet import SILENT_SECONDS, FleetView, WorkerReport, open_fleet
+from shoal.fleet import SILENT_SECONDS, FleetView, open_fleet
 from shoal.publisher import is_amqp
+from shoal.reports import WorkerReport
 from shoal_worker.settings import WorkerSettings
 
 #: How long the probe itself waits for the queue.
@@ -47,14 +48,14 @@ def _away(*, live: bool) -> Verdict:
 
 
 def _of_one(report: WorkerReport, patience_seconds: float, *, live: bool) -> Verdict:
-    who = report.node or report.name
-    if report.is_stopping:
+    told, who = report.progress, report.progress.node or report.name
+    if told.is_stopping:
         return Verdict(live, f"{who} is stopping: {report.running} jobs run to their end")
     hub_seconds = patience_seconds if live else min(patience_seconds, SILENT_SECONDS)
-    if report.hub_silent_seconds > hub_seconds:
-        return Verdict(False, f"{who}: its consumer has not turned for {report.hub_silent_seconds:.0f} s")
-    if report.stalled_seconds > patience_seconds:
-        return Verdict(False, f"{who} has taken nothing for {report.stalled_seconds:.0f} s, and jobs wait for it")
+    if told.hub_silent_seconds > hub_seconds:
+        return Verdict(False, f"{who}: its consumer has not turned for {told.hub_silent_seconds:.0f} s")
+    if told.stalled_seconds > patience_seconds:
+        return Verdict(False, f"{who} has taken nothing for {told.stalled_seconds:.0f} s, and jobs wait for it")
     return Verdict(True, f"{who} runs {report.running} of {report.slots} jobs at once, and holds {report.held}")
 
 
@@ -69,7 +70,7 @@ async def looked(queue_url: str, node: str | None) -> tuple[FleetView | None, li
     finally:
         await fleet.aclose()
     host = socket.gethostname()
-    return view, [one for one in view.workers if (one.node == node if node else one.host == host)]
+    return view, [one for one in view.workers if (one.progress.node == node if node else one.host == host)]
 
 
 def pinged(settings: WorkerSettings, node: str, *, live: bool) -> Verdict:

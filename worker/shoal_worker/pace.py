@@ -3,8 +3,8 @@
 All worker processes together see one `Pace`. They add up what they saw (`Counts`), and a few times a second one of them
 makes the next pace of it:
 
-- Nothing is held back until the first refusal; but before the first reply no more than 400 calls a second start, so
-  that a provider that takes fewer can say so before it has them all.
+- Nothing is held back until the first refusal; but before the first reply no more than 400 calls a second start, for
+  three quarters of a second, so that a provider that takes fewer can say so before it has them all.
 - A refusal shows the ceiling: what the provider took since the refusal before, for whoever calls up to its limit has,
   from one refusal to the next, been given exactly what it gives. The rate goes below it for a moment, so that calls of
   several processes that happen to meet find room again.
@@ -30,8 +30,8 @@ WINDOW_SECONDS = 0.25
 START_RATE = 10.0
 MOST_LOWERED = 0.3
 LEAST_RATE = 0.2
-#: Before the first reply.
-COLD_RATE = 400.0
+#: Before the first reply: a refusal comes sooner than an answer.
+COLD_RATE, COLD_SECONDS = 400.0, 0.75
 #: A rate beyond this binds nobody.
 UNBOUND_RATE = 5_000.0
 #: What is taken of the measured capacity just after a refusal.
@@ -188,7 +188,8 @@ def share_of(pace: Pace, members: Sequence[Member], me: str, now: float, key_pau
     even = 1 / max(1, len(members))
     part = 0.1 * even + 0.9 * (mine / demand if demand else even)
     at_once = _at_once(pace)
-    rate = pace.rate if pace.rate is not None or pace.usual_latency else COLD_RATE
+    is_cold = pace.rate is None and not pace.usual_latency and pace.accepted_seconds < COLD_SECONDS
+    rate = COLD_RATE if is_cold else pace.rate
     return Share(
         rate=None if rate is None else rate * part,
         at_once=None if at_once is None else max(1, ceil(at_once * part)),

@@ -28,6 +28,8 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import worker_process_init, worker_process_shutdown
 
 from shoal_worker.loop import LoopThread, drive
+from shoal_worker.process import process_if_open
+from shoal_worker.reports import calls_shown
 from shoal_worker.slots import Load, Place, Slots, working_on
 
 Callback = Callable[[], Any]
@@ -286,7 +288,9 @@ class TaskPool(BasePool):
 
     def _get_info(self) -> dict[str, Any]:
         waiting = {lane: len(self.slots.lanes[lane].waiting) for lane in self.slots.lanes}
-        return {**super()._get_info(), "running": self.running, "waiting": waiting}
+        known = process_if_open()
+        calls = calls_shown(known.report) if known and known.report else {}
+        return {**super()._get_info(), "running": self.running, "waiting": waiting, **calls}
 
 
 def load_of(args: Any) -> Load:

@@ -68,6 +68,14 @@ class ChatModel(Protocol):
         ...
 
 
+class CallPlaces(Protocol):
+    """So many calls of one process at once."""
+
+    async def enter_call(self) -> None: ...
+
+    def leave_call(self) -> None: ...
+
+
 class Ask(Protocol):
     """Put a prompt to the model and get a parsed answer; misfits are asked again, usage is counted.
 

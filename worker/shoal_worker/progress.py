@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shoal.fleet import FleetView
+from shoal.reports import Progress
 from shoal_worker.slots import LANES, Slots
 
 Ring = Callable[[Callable[[], None]], None]
@@ -22,37 +23,31 @@ class Pulse:
     ring: Ring
 
 
-@dataclass(frozen=True, slots=True)
-class Standstill:
-    """`hub_silent_seconds`: since the consumer's thread turned last. `stalled_seconds`: for how long messages have
-    waited that this process had room for, and none came.
-    """
-
-    hub_silent_seconds: float
-    stalled_seconds: float
-
-
-class Progress:
+class ProgressMeter:
     """Measured on the loop's thread."""
 
-    def __init__(self, now: float, slots: Slots, ring: Ring) -> None:
+    def __init__(self, now: float, slots: Slots, pulse: Pulse) -> None:
         self._slots = slots
-        self._ring = ring
-        self._rung = False
+        self._pulse = pulse
         self._heard = True
         self._turned_at = now
         self._arrived = 0
         self._moved_at = now
 
-    def measure(self, now: float, view: FleetView | None) -> Standstill:
+    def measure(self, now: float, view: FleetView | None) -> Progress:
         """Call it about once a second. `view` is how the queue stood then; None: not known."""
         if self._heard:
             self._heard, self._turned_at = False, now
-            self._ring(self._hear)
+            self._pulse.ring(self._hear)
         arrived = sum(lane.announced for lane in self._slots.lanes.values())
         if arrived != self._arrived or not self._could_take(view):
             self._arrived, self._moved_at = arrived, now
-        return Standstill(now - self._turned_at, now - self._moved_at)
+        return Progress(
+            node=self._pulse.node,
+            is_stopping=self._slots.is_closed,
+            hub_silent_seconds=now - self._turned_at,
+            stalled_seconds=now - self._moved_at,
+        )
 
     def _hear(self) -> None:
         self._heard = True

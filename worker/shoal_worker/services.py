@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -23,6 +24,7 @@ from shoal.control import client_app
 from shoal.errors import ShoalError
 
 START_SECONDS = 30.0
+LOOPBACK = "127.0.0.1"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -174,12 +176,17 @@ def start_local_model(services: Services) -> dict[str, str]:
     return added
 
 
-def start_worker(services: Services, name: str, queue_url: str, grace_seconds: float) -> None:
-    """One worker process; returns when it consumes."""
-    node = f"{name}@{socket.gethostname()}"
-    services.start(name, [sys.executable, "-m", "shoal_worker", "-n", node], grace_seconds)
+def start_workers(services: Services, names: list[str], queue_url: str, grace_seconds: float) -> None:
+    """Worker processes; returns when they consume."""
+    for name in names:
+        services.start(name, [sys.executable, "-m", "shoal_worker", "-n", _node(name)], grace_seconds)
     with client_app(SecretStr(queue_url)) as app:
-        services.await_condition(name, lambda: _answers(app, node))
+        for name in names:
+            services.await_condition(name, partial(_answers, app, _node(name)))
+
+
+def _node(name: str) -> str:
+    return f"{name}@{socket.gethostname()}"
 
 
 def _answers(app: Celery, node: str) -> bool:
@@ -187,11 +194,11 @@ def _answers(app: Celery, node: str) -> bool:
     return bool(app.control.broadcast("ping", destination=[node], reply=True, timeout=0.5, limit=1))
 
 
-def start_flower(services: Services, port: int) -> str:
+def start_flower(services: Services, port: int, *options: str) -> str:
     """Flower on loopback; its address."""
-    command = [sys.executable, "-m", "celery", "-A", "shoal_worker.flower_app", "flower"]
-    services.start("flower", [*command, "--address=127.0.0.1", f"--port={port}", "--logging=warning"])
-    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-c", "from shoal.cli import main; main()", "flower"]
+    services.start("flower", [*command, "--host", LOOPBACK, "--port", str(port), *options])
+    address = f"http://{LOOPBACK}:{port}"
     services.await_condition("flower", lambda: _serves(f"{address}/healthcheck"))
     return address
 

@@ -1,5 +1,9 @@
 """Places in which jobs run, and who gets the next one that is free.
 
+So many calls are on their way at once as there are slots. Some jobs begin ahead of that: what comes before a call
+(claiming the job, putting the call down) waits for the store, and no slot is to be empty meanwhile. How many is
+learned: more when a slot finds nobody ready, fewer while those that are ready wait.
+
 Interactive jobs come before bulk ones, but for one place in ten; within a lane tenants take turns, by the size of what
 was begun for them. A message is a *load* of one job or many; the consumer is told how many more messages there is use
 for, so that no worker holds much more than it will soon run.
@@ -8,7 +12,7 @@ for, so that no worker holds much more than it will soon run.
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -28,6 +32,8 @@ LANES = {INTERACTIVE: wire.QUEUE, BULK: wire.BULK_QUEUE}
 BULK_EVERY = 10
 #: A worker holds jobs for so many times its places.
 LOOKAHEAD = 2
+#: How many fewer jobs begin ahead for each one that was ready too early.
+READY_COST = 1 / 16
 
 #: The load that the current task works on, and its place where it has one.
 LOAD: ContextVar["Load"] = ContextVar("load")
@@ -116,17 +122,33 @@ class Lane:
         return self.announced - self.ended
 
 
+def in_turn(number: int, lines: Mapping[str, Sized]) -> str | None:
+    """Which lane's line is next."""
+    first, second = (BULK, INTERACTIVE) if number % BULK_EVERY == 0 else (INTERACTIVE, BULK)
+    return next((lane for lane in (first, second) if lines[lane]), None)
+
+
 class Slots:
-    """So many jobs at once. All but `announce` and `room` is for the loop's thread."""
+    """So many calls at once. All but `announce` and `room` is for the loop's thread."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.running = 0
+        #: Jobs that have begun and that the model has not yet answered.
+        self.begun = 0
+        self.calling = 0
+        self._ahead = 0.0
+        self._callers: dict[str, deque[asyncio.Future[None]]] = {INTERACTIVE: deque(), BULK: deque()}
+        self._calls = 0
         self.lanes = {INTERACTIVE: Lane(), BULK: Lane()}
         #: How many more jobs the limits on calls let begin soon; None for any number.
         self.bound: Callable[[], int | None] = lambda: None
-        self._begun = 0
+        self._turn = 0
         self.is_closed = False
+
+    @property
+    def running(self) -> int:
+        """Slots in use."""
+        return min(self.begun, self.limit)
 
     @property
     def held(self) -> int:
@@ -166,23 +188,60 @@ class Slots:
 
     def serve(self) -> None:
         """Give away the places that are free, as far as the limits have use for them."""
+        self._let_call()
         room = self.bound()
         room = self.limit if room is None else room
-        while self.running < self.limit and room > 0 and (lane := self._next_lane()):
+        while self.begun < self._most and room > 0 and (lane := self._next_lane()):
             room -= 1
-            self.running += 1
-            self._begun += 1
+            self.begun += 1
+            self._turn += 1
             lane.waiting.pop()(True)
 
+    @property
+    def _most(self) -> int:
+        """Jobs that may have begun and not been answered."""
+        return self.limit + int(self._ahead)
+
     def _next_lane(self) -> Lane | None:
-        interactive, bulk = self.lanes[INTERACTIVE], self.lanes[BULK]
-        first, second = (bulk, interactive) if self._begun % BULK_EVERY == 0 else (interactive, bulk)
-        return next((lane for lane in (first, second) if lane.waiting), None)
+        lane = in_turn(self._turn, {name: lane.waiting for name, lane in self.lanes.items()})
+        return self.lanes[lane] if lane else None
 
     def release(self) -> None:
         """A place is free again."""
-        self.running -= 1
+        self.begun -= 1
         self.serve()
+
+    async def enter_call(self) -> None:
+        """Wait for a call's place."""
+        if self.calling < self.limit and not any(self._callers.values()):
+            self.calling += 1
+            return
+        self._ahead = max(0.0, self._ahead - READY_COST)
+        load = LOAD.get(None)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._callers[load.lane if load else BULK].append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.leave_call()
+            raise
+
+    def leave_call(self) -> None:
+        """The call has ended; whoever is next may call."""
+        self.calling -= 1
+        if not any(self._callers.values()) and self.begun >= self._most and self._next_lane():
+            self._ahead = min(self._ahead + 1, self.limit)
+            self.serve()
+        self._let_call()
+
+    def _let_call(self) -> None:
+        while self.calling < self.limit and (lane := in_turn(self._calls, self._callers)):
+            turn = self._callers[lane].popleft()
+            if not turn.done():
+                self.calling += 1
+                self._calls += 1
+                turn.set_result(None)
 
     def end(self, load: Load, jobs: int = 1) -> None:
         """Jobs of a load have ended, or all that are left of it when it says more than there are."""

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from celery.utils.sysinfo import cpu_budget
 from pydantic import SecretStr
 
 from shoal.errors import SettingsError
 from shoal_worker import services
 from shoal_worker.errors import WorkerError
+from shoal_worker.flower_access import access_of
 from shoal_worker.openrouter import KeyStatus, OpenRouter
 from shoal_worker.process import gateway_of
 from shoal_worker.settings import WorkerSettings
@@ -84,8 +86,8 @@ def start(tree: services.Services, plan: Plan, settings: WorkerSettings) -> Addr
         model = services.start_sandbox(tree, plan.sandbox_latency_seconds)
         added |= {"SHOAL_OPENROUTER_BASE_URL": model, "SHOAL_OPENROUTER_API_KEY": "sandbox"}
     tree.environ = {**tree.environ, **added}
-    for number in range(1, plan.workers + 1):
-        services.start_worker(tree, f"worker{number}", queue_url, settings.shutdown_grace_seconds)
+    names = [f"worker{number}" for number in range(1, plan.workers + 1)]
+    services.start_workers(tree, names, queue_url, settings.shutdown_grace_seconds)
     return Addresses(redis_url, model, services.start_flower(tree, plan.flower_port))
 
 
@@ -103,15 +105,16 @@ def _embedded(tree: services.Services, plan: Plan) -> str:
 
 
 @click.command()
-@click.option("--workers", default=1, show_default=True, help="Worker processes; one for each core is plenty.")
+@click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one for each core]")
 @click.option("--sandbox", is_flag=True, help="Answer with the offline sandbox: rules, no model, no cost.")
 @click.option("--flower-port", default=5555, show_default=True)
 @click.option("--data-dir", default=".shoal", show_default=True, type=click.Path(path_type=Path, file_okay=False))
-def up(workers: int, *, sandbox: bool, flower_port: int, data_dir: Path) -> None:
+def up(workers: int | None, *, sandbox: bool, flower_port: int, data_dir: Path) -> None:
     """Start workers and Flower, and a Valkey when SHOAL_REDIS_URL is not set; Ctrl-C ends all of it."""
-    plan = Plan(workers=workers, sandbox=sandbox, flower_port=flower_port, data_dir=data_dir)
+    plan = Plan(workers=workers or cpu_budget().count, sandbox=sandbox, flower_port=flower_port, data_dir=data_dir)
     settings = WorkerSettings.load()
     check(plan, settings)
+    access_of(os.environ, services.LOOPBACK)
     if settings.in_postgres:
         migrations.migrate(settings.results)
     if not sandbox:
