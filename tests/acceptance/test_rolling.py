@@ -1,6 +1,7 @@
 """A rolling restart under load: each worker drains while others go on, and nothing is lost or paid for twice."""
 
 import threading
+from functools import partial
 
 from conftest import Kept, Sandbox, Workers, eventually
 from shoal import Classify, Shoal
@@ -15,6 +16,9 @@ def test_three_workers_restarted_one_by_one_lose_nothing_and_pay_for_nothing_twi
     for _ in range(3):
         workers.start(concurrency=20)
     has_rolled = threading.Event()
+
+    def flowed_since(answered: int) -> bool:
+        return kept.answers() > answered
 
     def produce() -> None:
         """Some one by one, some in bulk, for as long as workers come and go."""
@@ -31,7 +35,7 @@ def test_three_workers_restarted_one_by_one_lose_nothing_and_pay_for_nothing_twi
     producer.start()
     for number in range(3):
         answered = kept.answers()
-        eventually(lambda seen=answered: kept.answers() > seen, what="jobs that flow")
+        eventually(partial(flowed_since, answered), what="jobs that flow")
         leaving = workers.processes[number]
         leaving.terminate()
         workers.start(concurrency=20)
