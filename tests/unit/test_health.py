@@ -65,13 +65,15 @@ def test_what_an_older_worker_tells_is_taken_for_well() -> None:
 def test_a_consumer_that_turns_is_heard_and_one_that_stands_is_timed() -> None:
     bell: list[object] = []
     progress = ProgressMeter(0.0, Slots(10), Pulse("w@box", bell.append))
-    progress.measure(1.0, None)
-    assert [progress.measure(at, None).hub_silent_seconds for at in (2.0, 3.0)] == [1.0, 2.0]
+    progress.measure(1.0, WAITS)
+    assert [progress.measure(at, WAITS).hub_silent_seconds for at in (2.0, 3.0)] == [1.0, 2.0]
     assert len(bell) == 1
     (hear,) = bell
     assert callable(hear)
     hear()
-    assert progress.measure(4.0, None).hub_silent_seconds == 0.0
+    assert progress.measure(4.0, WAITS).hub_silent_seconds == 0.0
+    assert progress.measure(5.0, WAITS).hub_silent_seconds == 1.0
+    assert progress.measure(6.0, None).hub_silent_seconds == 0.0, "the queue is away: the consumer waits for it"
 
 
 def test_only_room_with_a_backlog_and_nothing_taken_is_a_stall() -> None:

@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 
 from shoal import wire
 from shoal.book import job_book
+from shoal.errors import QueueUnavailable
 from shoal.fleet import Fleet, FleetView
 from shoal.postgres import Database
 from shoal.publisher import is_amqp
@@ -166,7 +167,11 @@ class Process:
         report = report_of(self.runner.name, self._slots, speed, self._gateway, known, minute)
         progress = self._progress.measure(time.monotonic(), self.fleet_view)
         self.report = report.model_copy(update={"progress": progress})
-        self.fleet_view = await self._fleet.look(self.report)
+        try:
+            self.fleet_view = await self._fleet.look(self.report)
+        except QueueUnavailable:
+            self.fleet_view = None
+            raise
         return UPKEEP_SECONDS
 
     async def _clear_doubts(self) -> float:

@@ -35,10 +35,13 @@ class ProgressMeter:
         self._moved_at = now
 
     def measure(self, now: float, view: FleetView | None) -> Progress:
-        """Call it about once a second. `view` is how the queue stood then; None: not known."""
+        """Call it about once a second. `view` is how the queue stood then; None: it did not answer."""
         if self._heard:
             self._heard, self._turned_at = False, now
             self._pulse.ring(self._hear)
+        if view is None:
+            # The consumer waits for it too, and for up to half a minute more once it is back.
+            self._turned_at = now
         arrived = sum(lane.announced for lane in self._slots.lanes.values())
         if arrived != self._arrived or not self._could_take(view):
             self._arrived, self._moved_at = arrived, now
