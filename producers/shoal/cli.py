@@ -10,8 +10,12 @@ from shoal.cost_cli import cost
 from shoal.dead_cli import dead
 from shoal.errors import ShoalError
 from shoal.submit_cli import submit
+from shoal.top import top
 
-WORKER_COMMANDS = ("up", "worker", "sandbox", "migrate", "recover", "metrics", "why", "beat", "schedule", "doctor")
+WORKER_COMMANDS = (
+    *("up", "worker", "sandbox", "migrate", "recover", "metrics", "health", "why", "flower", "doctor"),
+    *("beat", "schedule"),
+)
 
 
 class Commands(click.Group):
@@ -39,6 +43,7 @@ def shoal() -> None:
 shoal.add_command(dead)
 shoal.add_command(cost)
 shoal.add_command(submit)
+shoal.add_command(top)
 
 
 @shoal.command()

@@ -52,6 +52,10 @@ class DeadLetters(Protocol):
         """By cause, the most frequent first."""
         ...
 
+    async def causes(self) -> dict[str, int]:
+        """How many died of what, by the cause's word. No letter is read for it."""
+        ...
+
     async def drop(self, job_ids: Iterable[str]) -> int:
         """Forget letters; how many there were. The jobs' failures stay readable for as long as any result."""
         ...
@@ -103,6 +107,10 @@ class JobBook(Protocol):
         ...
 
     def announcements(self) -> Announcements: ...
+
+    async def parked(self) -> int:
+        """How many messages wait here: retries for their time, and what is to be published."""
+        ...
 
     async def publish_due(self) -> int:
         """Put messages of the outbox into the queue whose time has come, some hundreds at once; how many.

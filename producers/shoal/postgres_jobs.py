@@ -29,6 +29,8 @@ CHANNEL = "shoal_endings"
 HEARD_SECONDS = 2.0
 DUE_AT_ONCE = 200
 DUE_AGAIN_SECONDS = 10.0
+#: Where more is parked, it is as many as the database's own statistics say.
+COUNTED_MOST = 20_000
 _LETTERS_PER_PAGE = 100
 _NAMES = ("claim", "forgotten", "reclaim", "joined", "due", "published", "recover", "cancel")
 _SQL = {name: statement("shoal", name) for name in _NAMES}
@@ -123,6 +125,18 @@ class PostgresJobs:
             due = [(message, mark) for _, text, mark in rows if (message := _message(text))]
             await self._publish([wire.message(message, self._signer) for message, _ in due], due)
         return len(rows)
+
+    async def parked(self) -> int:
+        sql = """
+            SELECT CASE WHEN n < %(most)s THEN n ELSE greatest(n, reltuples::bigint) END
+            FROM pg_class, (
+              SELECT count(*) AS n FROM (SELECT FROM shoal.jobs WHERE due_at IS NOT NULL LIMIT %(most)s) AS parked
+            ) AS counted
+            WHERE oid = 'shoal.jobs_due'::regclass
+        """
+        with _unavailable():
+            [(count,)] = await self._database.rows(sql, {"most": COUNTED_MOST})
+        return int(count)
 
     async def recover(self, older_than_seconds: float = 0.0) -> int:
         """Queue again what was accepted, never answered and is not being worked on; how many jobs."""
@@ -284,6 +298,11 @@ class PostgresDeadLetters:
         with _unavailable():
             rows = await self._database.rows(sql, {})
         return [Group(name, count, DeadLetter.model_validate_json(text, extra="ignore")) for name, count, text in rows]
+
+    async def causes(self) -> dict[str, int]:
+        with _unavailable():
+            rows = await self._database.rows("SELECT cause, count(*) FROM shoal.dead_letters GROUP BY cause", {})
+        return dict(rows)
 
     async def drop(self, job_ids: Iterable[str]) -> int:
         sql = b"DELETE FROM shoal.dead_letters WHERE job_id = ANY(%(ids)s::text[])"

@@ -34,8 +34,8 @@ _LETTERS_PER_PAGE = 100
 
 
 _SCRIPTS = {
-    "enqueue": wire.script("shoal", "queue", "claim", "enqueue"),
-    "enqueue_pack": wire.script("shoal", "queue", "claim", "enqueue_pack"),
+    "enqueue": wire.script("shoal", "queue", "dead", "claim", "enqueue"),
+    "enqueue_pack": wire.script("shoal", "queue", "dead", "claim", "enqueue_pack"),
     **{name: wire.script("shoal", name) for name in ("cancel", "due", "published")},
 }
 
@@ -121,6 +121,10 @@ class RedisJobs:
             await self._publish(self._publisher, due, due)
         return len(due)
 
+    async def parked(self) -> int:
+        with _unavailable("the outbox did not answer"):
+            return int(await self._client.zcard(wire.OUTBOX))
+
     async def status(self, job_id: str) -> Status | None:
         with _unavailable("the queue did not answer"):
             status: Any = await self._client.hget(wire.job_record(job_id), "status")
@@ -187,10 +191,11 @@ class RedisAnnouncements:
 
 
 class RedisDeadLetters:
-    """`ports.DeadLetters` on one Redis: a hash by job id, a sorted set by time of death."""
+    """`ports.DeadLetters` on one Redis: a hash by job id, a sorted set by time of death, a count for each cause."""
 
     def __init__(self, client: "Redis") -> None:
         self._client = client
+        self._scripts = Scripts(client, {"drop_letters": wire.script("shoal", "dead", "drop_letters")})
 
     async def letter(self, job_id: str) -> DeadLetter:
         with _unavailable("the queue did not answer"):
@@ -223,13 +228,14 @@ class RedisDeadLetters:
             groups[name] = Group(name, known.count + 1, known.newest) if known else Group(name, 1, letter)
         return sorted(groups.values(), key=lambda group: -group.count)
 
+    async def causes(self) -> dict[str, int]:
+        with _unavailable("the queue did not answer"):
+            counts: Any = await self._client.hgetall(wire.DEAD_CAUSES)
+        return {cause.decode(): int(count) for cause, count in counts.items()}
+
     async def drop(self, job_ids: Iterable[str]) -> int:
         ids = list(job_ids)
         if not ids:
             return 0
         with _unavailable("the queue did not answer"):
-            pipeline = self._client.pipeline()
-            pipeline.hdel(wire.DEAD, *ids)
-            pipeline.zrem(wire.DEAD_TIMES, *ids)
-            dropped, _ = await pipeline.execute()
-        return int(dropped)
+            return int(await self._scripts.call("drop_letters", [wire.DEAD, wire.DEAD_TIMES], ids))

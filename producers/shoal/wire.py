@@ -29,9 +29,12 @@ PACK_SIZE_HEADER = "shoal_jobs"
 UNDECODABLE = "shoal:undecodable"
 DEAD = "shoal:dead"
 DEAD_TIMES = "shoal:dead:times"
+DEAD_CAUSES = "shoal:dead:causes"
 OPEN_CALLS = "shoal:calls:open"
 OPEN_CALLS_DUE = "shoal:calls:open:due"
 WORKERS = "shoal:workers"
+#: Which `shoal beat` runs the schedule; gone when none does.
+BEAT_LEADER = "shoal:beat:leader"
 MAYBE_CALLS = "shoal:calls:maybe"
 MAYBE_CALLS_TIMES = "shoal:calls:maybe:times"
 MAYBE_CALLS_LOOKUPS = "shoal:calls:maybe:lookups"
@@ -106,9 +109,17 @@ def message(job: JobMessage, signer: Signer | None = None) -> str:
     """
     body = f'[[],{{"job":{job.model_dump_json()}}},{_EMBED}]'
     signed = {SIGNATURE_HEADER: signer.sign(job.model_dump(mode="json"))} if signer else {}
-    shown = f"{{'kind': '{job.kind}', 'tenant': '{job.tenant}', 'attempt': {job.attempt}, 'bytes': {len(body)}}}"
+    sizes = f"'attempt': {job.attempt}, 'bytes': {len(body)}"
+    shown = f"{{'tenant': '{job.tenant}', {_parts_of(job.args)}'kind': '{job.kind}', {sizes}}}"
     headers = _headers(task_name(job.kind), job.id, job.tenant, shown) | signed
     return _envelope(body, headers | {"retries": job.attempt - 1}, queue_of(job))
+
+
+def _parts_of(args: dict[str, Any]) -> str:
+    """How many labels, documents or fields there are, and nothing of what they say."""
+    properties = args["fields"].get("properties") if isinstance(args.get("fields"), dict) else None
+    found = {"labels": args.get("labels"), "documents": args.get("documents"), "fields": properties}
+    return "".join(f"'{name}': {len(parts)}, " for name, parts in found.items() if isinstance(parts, list | dict))
 
 
 def pack_frame(first: JobMessage, size_bytes: int) -> str:

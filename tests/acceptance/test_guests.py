@@ -144,3 +144,20 @@ def test_the_message_that_the_documentation_shows_is_answered(client: Celery, wo
     with redis.Redis.from_url(valkey) as server:
         server.lpush("shoal", json.dumps(message))
     assert client.AsyncResult(message["headers"]["id"]).get(timeout=20)["result"]["labels"]
+
+
+def test_celerys_remote_control_tells_no_text_of_jobs_that_wait_or_run(
+    client: Celery, workers: Workers, sandbox: Sandbox, shoal: Shoal
+) -> None:
+    sandbox.scenario(latency_seconds=5.0)
+    workers.start(concurrency=1)
+    ours = [shoal.enqueue(Classify(text=f"{ASKED['text']} {number}", labels=("billing", "bug"))) for number in range(2)]
+    send(client, "theirs", args=ASKED)
+
+    def told() -> str:
+        inspect = client.control.inspect()
+        return str([inspect.reserved(), inspect.active(), inspect.query_task(ours[0].id, ours[1].id, "theirs")])
+
+    said = eventually(lambda: text if all(job.id in (text := told()) for job in ours) else None, what="both jobs told")
+    assert "'attempt': 1" in said
+    assert ASKED["text"] not in said

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from conftest import Workers, eventually
 from shoal import Classify, Extract, Job, JobCancelled, JobFailed, ProducerSettings, Rank, Shoal, Summarize
 from shoal.cli import shoal as shoal_command
 from shoal.control import client_app
-from shoal.fleet import FleetView, open_fleet
+from shoal.overview import Lookout, Overview
 from shoal_worker import services
 from shoal_worker.doctor import command
 from shoal_worker.doctor.findings import Grade
@@ -82,6 +81,10 @@ def test_the_whole_main_job_runs_with_them(
     for words in (["dead", "list"], ["dead", "replay", "--cause", "request_refused"], ["cost"]):
         told = CliRunner().invoke(shoal_command, words)
         assert told.exit_code == 0, told.output
+    for user, words in (("metrics", ["top", "--once"]), ("worker", ["why", jobs[0].id])):
+        monkeypatch.setenv("SHOAL_REDIS_URL", guarded(user))
+        told = CliRunner().invoke(shoal_command, words)
+        assert told.exit_code == 0, told.output
     watched(guarded, tmp_path)
     worker.terminate()
     assert worker.wait(60) == 0
@@ -91,22 +94,19 @@ def test_the_whole_main_job_runs_with_them(
 def watched(guarded: UrlOf, folder: Path) -> None:
     """Flower, the metrics and the doctor at a fleet that works, each as its own user."""
 
-    async def look() -> FleetView:
-        fleet = open_fleet(guarded("metrics"))
-        try:
-            return await fleet.look()
-        finally:
-            await fleet.aclose()
+    async def look() -> Overview:
+        async with Lookout(ProducerSettings.load(redis_url=guarded("metrics"))) as lookout:
+            return await lookout.look()
 
-    assert len(eventually(lambda: asyncio.run(look()).workers, what="a worker that tells of itself")) == 1
+    assert len(eventually(lambda: asyncio.run(look()).fleet.workers, what="a worker that tells of itself")) == 1
     settings = WorkerSettings.load(redis_url=guarded("doctor"))
     found = asyncio.run(command.of_queue(settings)) + asyncio.run(command.of_redis(settings, workers=1))[0]
     assert denied(guarded) == []
     assert [one.line for one in found if one.grade != Grade.FINE] == []
-    tree, port = services.Services(os.environ, folder), services.free_port()
-    tree.start("flower", [sys.executable, "-m", "celery", "-b", guarded("flower"), "flower", f"--port={port}"])
+    tree = services.Services(services.environment(redis_url=guarded("flower")), folder)
     try:
-        eventually(lambda: b"w0@" in page(f"http://127.0.0.1:{port}/workers"), what="a worker in Flower")
+        address = services.start_flower(tree, services.free_port())
+        eventually(lambda: b"w0@" in page(f"{address}/workers"), what="a worker in Flower")
         with client_app(SecretStr(guarded("flower"))) as app:
             assert app.control.inspect(timeout=5, limit=1).stats()
     finally:

@@ -8,10 +8,9 @@ import pytest
 
 from conftest import Sandbox, Workers, both_stores, eventually
 from shoal import Classify, Shoal, Status
-from shoal.fleet import FleetView, Lane, WorkerReport
+from shoal.fleet import FleetView, Lane
 from shoal.ports import Pause
-from shoal_worker.board import Standing
-from shoal_worker.pace import Pace
+from shoal.reports import ModelCalls, WorkerReport
 from shoal_worker.why import reasons
 
 
@@ -45,17 +44,16 @@ NOW = 1_000.0
 
 
 @pytest.mark.parametrize(
-    ("pace", "words"),
+    ("calls", "words"),
     [
-        (Pace(rate=4.0), "held to 4.0 a second"),
-        (Pace(rate=4.0, paused_until=NOW + 30), "pause for 30 s more"),
-        (Pace(open_until=NOW + 8), "one call probes it, the next in 8 s"),
+        (ModelCalls(model="nano", rate=4.0), "calls of nano are held to 4.0 a second"),
+        (ModelCalls(model="nano", rate=4.0, paused_seconds=30.0), "pause for 30 s more"),
+        (ModelCalls(model="nano", probe_seconds=8.0), "one call probes it, the next in 8 s"),
     ],
 )
-def test_the_limits_are_named(pace: Pace, words: str) -> None:
-    standing = Standing(NOW, 1, pace, NOW, 0.0, {}, ())
-    view = FleetView({"bulk": Lane(10, 400)}, workers=(WORKER,))
-    lines = list(reasons(Status.AVAILABLE, None, view, {"nano": standing}, NOW))
+def test_the_limits_are_named(calls: ModelCalls, words: str) -> None:
+    view = FleetView({"bulk": Lane(10, 400)}, workers=(WORKER.model_copy(update={"calls": (calls,)}),))
+    lines = list(reasons(Status.AVAILABLE, None, view, NOW))
     assert any(words in line for line in lines)
     assert "300 of 300 slots" in lines[-1]
     assert "about 8 s" in lines[-1]
@@ -63,7 +61,5 @@ def test_the_limits_are_named(pace: Pace, words: str) -> None:
 
 def test_a_pause_and_a_queue_that_is_no_redis_are_named() -> None:
     now = time.time()
-    assert "in 30 s: out_of_money" in next(reasons(Status.RETRYABLE, Pause(now + 30, "out_of_money"), None, {}, now))
-    assert list(reasons(Status.AVAILABLE, None, None, {}, now)) == [
-        "it is in the queue; how long that is, ask the broker"
-    ]
+    assert "in 30 s: out_of_money" in next(reasons(Status.RETRYABLE, Pause(now + 30, "out_of_money"), None, now))
+    assert list(reasons(Status.AVAILABLE, None, None, now)) == ["it is in the queue; how long that is, ask the broker"]

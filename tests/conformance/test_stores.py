@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+import psycopg
 import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from shoal import Classify, JobFailed, ProducerSettings, records, results
+from shoal import Classify, JobFailed, ProducerSettings, postgres_jobs, records, results, wire
 from shoal.book import job_book
 from shoal.deadletters import fingerprint
 from shoal.errors import JobCancelled, UnknownJob
@@ -323,5 +324,71 @@ def test_letters_are_walked_newest_first_grouped_and_dropped(place: Place) -> No
         assert await book.dead.drop(["000", "001", "nobody"]) == 2
         assert await store.forget_old(died_before=1e9 + 100) == 98
         assert len([one async for one in book.dead.walk()]) == 150
+
+    holds(place, test)
+
+
+def test_letters_are_counted_by_cause_whatever_becomes_of_them(place: Place) -> None:
+    async def test() -> None:
+        book, store, message = place.book(), place.store(), place.message()
+        await book.enqueue(message, 60)
+        others = [letter(f"{number}", died_at=1e9 + number) for number in range(5)]
+        quoting = letter("quoting", reason='it said "cause":"misfit", twice').model_copy(update={"cause": "forged"})
+        for one in (*others, quoting, letter(message.id).model_copy(update={"cause": "truncated"})):
+            await store.bury(one, failure(one.id))
+        assert await book.dead.causes() == {"misfit": 5, "forged": 1, "truncated": 1}
+        assert await book.enqueue(message, 60) == Claimed.QUEUED
+        assert await book.dead.drop(["4", "nobody"]) == 1
+        assert await book.dead.causes() == {"misfit": 4, "forged": 1}
+        await store.forget_old(died_before=1e9 + 2)
+        assert await book.dead.causes() == {"misfit": 2}
+        await book.dead.drop(["2", "3"])
+        assert await book.dead.causes() == {}
+
+    holds(place, test)
+
+
+def test_letters_of_a_worker_that_did_not_count_them_are_counted_at_the_next_upkeep(valkey: str) -> None:
+    place = Place(valkey, None)
+
+    async def test() -> None:
+        book, store = place.book(), place.store()
+        async with Redis.from_url(valkey) as client:
+            for number in range(3):
+                await client.hset(wire.DEAD, f"{number}", letter(f"{number}").model_dump_json())
+                await client.zadd(wire.DEAD_TIMES, {f"{number}": 1e9})
+        assert await book.dead.causes() == {}
+        await store.forget_old(died_before=0.0)
+        assert await book.dead.causes() == {"misfit": 3}
+
+    holds(place, test)
+
+
+def test_what_is_parked_is_counted(place: Place) -> None:
+    async def test() -> None:
+        book, store, message = place.book(), place.store(), place.message()
+        await book.enqueue(message, 60)
+        assert await book.parked() == 0
+        await store.begin(message.id, "w")
+        await store.park(message.id, message, 3_600.0, "w")
+        assert await book.parked() == 1
+
+    holds(place, test)
+
+
+def test_more_parked_jobs_than_are_counted_are_as_many_as_statistics_say(
+    postgres: str, valkey: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_jobs, "COUNTED_MOST", 2)
+    place = Place(valkey, postgres)
+
+    async def test() -> None:
+        book, store = place.book(), place.store()
+        for number in range(5):
+            await store.begin(f"{number}", "w")
+            await store.park(f"{number}", place.message(number).model_copy(update={"id": f"{number}"}), 3_600.0, "w")
+        async with await psycopg.AsyncConnection.connect(postgres, autocommit=True) as connection:
+            await connection.execute("ANALYZE shoal.jobs")
+        assert await book.parked() == 5
 
     holds(place, test)

@@ -10,12 +10,13 @@ import pytest
 from redis.asyncio import Redis
 
 from shoal.jobs import Usage
-from shoal_worker.board import Board, LocalBoard, RedisBoard, Standing, Tally, standings
+from shoal_worker.board import Board, LocalBoard, RedisBoard, Standing, Tally
 from shoal_worker.errors import LimitOrigin, ProviderUnavailable, RateLimited, Throttled, WorkerError
 from shoal_worker.limits import LimitedModel, Limits
 from shoal_worker.pace import Member, Pace
 from shoal_worker.ports import ChatReply, ChatRequest, Prompt
 from shoal_worker.quota import Rates
+from shoal_worker.reports import calls_of
 
 REQUEST = ChatRequest(Prompt("system", "user", "answer", {}, 100), "some/model", "job", 60.0, kind="classify")
 
@@ -193,18 +194,17 @@ def test_without_a_redis_one_process_keeps_them_alone() -> None:
     asyncio.run(rates_are_held(LocalBoard, 1))
 
 
-def test_who_only_looks_sees_how_all_stand(in_valkey: InValkey, valkey: str) -> None:
+def test_who_only_looks_sees_how_all_stand(in_valkey: InValkey) -> None:
     async def body(boards: Callable[[], Board]) -> None:
         model = Model(lambda: RateLimited("refused", 60.0, origin=LimitOrigin.PLATFORM))
-        async with processes(2, model, boards) as ((_, asking), (second, _)), Redis.from_url(valkey) as client:
+        async with processes(2, model, boards) as ((_, asking), (second, _)):
             await ask(asking)
             await until(lambda: second.room() == 0)
-            seen = (await standings(client, "gateway"))[REQUEST.model]
-            told = second.snapshot()[0]
-            assert seen.pace == told.pace
-            assert seen.key_paused_until == pytest.approx(told.key_paused_until)
-            assert {member.id for member in seen.members} == {"p0", "p1"}
-            assert await standings(client, "another") == {}
+            [told] = second.snapshot()
+            assert told.processes == 2
+            calls = calls_of(told)
+            assert (calls.model, calls.in_flight, calls.waiting, calls.probe_seconds) == (REQUEST.model, 0, 0, None)
+            assert 50 < calls.paused_seconds <= 60
 
     in_valkey(body)
 

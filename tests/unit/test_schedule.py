@@ -127,7 +127,6 @@ def test_all_faults_of_all_entries_are_named_at_once(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("[a\n", "not TOML: "),
-        ("", "the schedule is empty: write an entry"),
         ("a = 1", "  a: no entry: write its fields under [a]"),
         ("[a]\ncron = '0 0 0 * * *'\nkind = 'rank'\nfile = 'a.csv'", "has not five fields: write minute hour"),
         ("[a]\nevery_seconds = '5'\nkind = 'rank'\nfile = 'a.csv'", "  a.every_seconds: Input should be a valid int"),
@@ -135,6 +134,10 @@ def test_all_faults_of_all_entries_are_named_at_once(tmp_path: Path) -> None:
 )
 def test_what_is_no_schedule_is_refused_in_words(text: str, said: str, tmp_path: Path) -> None:
     assert said in "\n".join(faults(tmp_path, text))
+
+
+def test_a_schedule_may_have_no_entry_yet(tmp_path: Path) -> None:
+    assert read(tmp_path, "# [nightly]\n") == []
 
 
 def test_a_schedule_that_is_not_there_is_named_with_its_setting(tmp_path: Path) -> None:

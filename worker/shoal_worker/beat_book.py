@@ -14,7 +14,6 @@ from shoal import wire
 from shoal.scripts import Scripts
 from shoal_worker.timetable import Progress
 
-LEADER = "shoal:beat:leader"
 TERMS = "shoal:beat:terms"
 IDS_AT_ONCE = 50
 
@@ -70,14 +69,16 @@ class BeatBook:
     async def lead(self) -> Term | None:
         """Take the lead or keep it; None while another beat has it."""
         asked_at = time.monotonic()
-        reply: Any = await self._scripts.call("lead", [LEADER, TERMS], [self._name, int(self._lease_seconds * 1000)])
+        reply: Any = await self._scripts.call(
+            "lead", [wire.BEAT_LEADER, TERMS], [self._name, int(self._lease_seconds * 1000)]
+        )
         token, seconds, microseconds = reply[0].decode(), int(reply[1]), int(reply[2])
         if token.partition(" ")[2] != self._name:
             return None
         return Term(token, asked_at + self._lease_seconds, seconds + microseconds / 1e6 - time.monotonic())
 
     async def resign(self, term: Term) -> None:
-        await self._scripts.call("resign", [LEADER], [term.token])
+        await self._scripts.call("resign", [wire.BEAT_LEADER], [term.token])
 
     async def progress(self, name: str) -> Progress:
         found: Any = await self._client.hmget(entry_record(name), ["done_at", "begun_at"])
@@ -104,12 +105,12 @@ class BeatBook:
 
     async def _write(self, term: Term, name: str, fields: dict[str, str | int]) -> None:
         values = [value for pair in fields.items() for value in pair]
-        if not await self._scripts.call("write", [LEADER, entry_record(name)], [term.token, *values]):
+        if not await self._scripts.call("write", [wire.BEAT_LEADER, entry_record(name)], [term.token, *values]):
             raise TermOver
 
     async def note_jobs(self, term: Term, name: str, job_ids: Sequence[str]) -> None:
         """Remember jobs, to see later whether they have ended."""
-        if not await self._scripts.call("note", [LEADER, entry_jobs(name)], [term.token, *job_ids]):
+        if not await self._scripts.call("note", [wire.BEAT_LEADER, entry_jobs(name)], [term.token, *job_ids]):
             raise TermOver
 
     async def noted_jobs(self, name: str) -> list[str]:

@@ -98,26 +98,6 @@ def _standing(answer: Any) -> Standing:
     )
 
 
-async def standings(client: "Redis", gateway: str) -> dict[str, Standing]:
-    """How the models of a gateway stand, for who only looks. Raises redis-py's errors."""
-    prefix = f"{PREFIX}{gateway}:".encode()
-    paused_until = float(await client.get(f"{PREFIX}{gateway}:pause") or 0)
-    seconds, microseconds = await client.time()
-    found = {}
-    async for key in client.scan_iter(match=prefix + b"*", count=1_000):
-        name = key.removeprefix(prefix)
-        if name in (b"pause", b"quota") or name.endswith(b":members"):
-            continue
-        known: Any = await client.hgetall(key)
-        members: Any = await client.hgetall(key + b":members")
-        counts = [part for field, number in known.items() if field.startswith(b"n.") for part in (field[2:], number)]
-        living = [part for member, state in members.items() for part in (member, state.partition(b" ")[2])]
-        now = f"{seconds}.{microseconds:06d}"
-        answer = (now, known.get(b"version", 0), known.get(b"pace", b""), known.get(b"since", now))
-        found[name.decode()] = _standing((*answer, paused_until, counts, living))
-    return found
-
-
 def _flat(counts: Tally) -> list[str | float]:
     return [part for pair in counts.items() for part in pair]
 

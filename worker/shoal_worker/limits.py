@@ -29,6 +29,7 @@ from shoal_worker.errors import (
     WorkerError,
 )
 from shoal_worker.gate import PARKED_MOST_SECONDS, PARKED_SECONDS, PATIENCE_SECONDS, Gate, Said, said_by
+from shoal_worker.last_minute import LastMinute
 from shoal_worker.pace import Counts, Pace, Share, is_due, next_pace, share_of
 from shoal_worker.ports import ChatModel, ChatReply, ChatRequest
 from shoal_worker.quota import LEARNED_FROM_CALLS, Estimate, Quota, Rates, per_second
@@ -52,7 +53,8 @@ log = structlog.get_logger()
 class Snapshot:
     """How one model's limits stand, all processes together; but `waiting`, `in_flight` and `share` are this one's.
 
-    Times are Unix seconds by the board's clock, which said `now` at last. `quota` None: no limit is set.
+    `set_rate` is what the user lets start, calls a second; None: no such limit. Times are Unix seconds by the board's
+    clock, which said `now` at last. `quota` None: no limit is set.
     """
 
     model: str
@@ -64,6 +66,7 @@ class Snapshot:
     in_flight: int
     share: Share
     quota: Quota | None
+    set_rate: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +165,7 @@ class Limits:
                 in_flight=self._gates[model].in_flight,
                 share=self._gates[model].share or Share(),
                 quota=self._quota,
+                set_rate=self._rates.requests and per_second(self._rates.requests),
             )
             for model, standing in self._standings.items()
             if model in self._gates
@@ -264,9 +268,10 @@ class Limits:
 class LimitedModel:
     """`ports.ChatModel` that asks another one when the limits let it."""
 
-    def __init__(self, model: ChatModel, limits: Limits) -> None:
+    def __init__(self, model: ChatModel, limits: Limits, minute: LastMinute | None = None) -> None:
         self._model = model
         self._limits = limits
+        self._minute = minute or LastMinute()
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         tokens = await self._limits.reserve(request)
@@ -281,6 +286,7 @@ class LimitedModel:
             reply = await self._model.complete(request)
         except WorkerError as error:
             said = said_by(error)
+            self._minute.called(error.usage, refused=said in (Said.REFUSED, Said.CROWDED))
             asked_seconds = self._hear(error)
             if not isinstance(error, ReplyLost):
                 self._limits.settle(request, tokens, error.usage)
@@ -290,6 +296,7 @@ class LimitedModel:
             raise
         else:
             said = Said.ANSWERED
+            self._minute.called(reply.usage)
             self._limits.settle(request, tokens, reply.usage)
             return reply
         finally:

@@ -21,6 +21,8 @@ from shoal_worker.slots import Load, Slots, SlotsClosedError
 log = structlog.get_logger()
 
 MAX_ID_CHARS = 100
+#: Words of jobs that will not come again by themselves.
+ENDED = ("answered", "replayed", "discarded", "cancelled")
 
 
 @dataclass(slots=True)
@@ -51,9 +53,12 @@ class PackEnd:
 
     def summary(self) -> str:
         """What is safe to show: counts and cost."""
-        said = ", ".join(f"{count} {word}" for word, count in sorted(self.words.items()))
-        usage = self.usage
-        return f"{self.jobs} jobs: {said}; {usage.input_tokens}+{usage.output_tokens} tokens, ${usage.cost_usd:.6f}"
+        words, usage = self.words, self.usage
+        ended = sum(words[word] for word in ENDED)
+        parked = words["retried"] + words["snoozed"]
+        said = ", ".join(f"{count} {word}" for word, count in sorted(words.items()))
+        cost = f"{usage.input_tokens}+{usage.output_tokens} tokens, ${usage.cost_usd:.6f}"
+        return f"{self.jobs} jobs, {ended} ended, {parked} parked: {said}; {cost}"
 
 
 class Packs:

@@ -29,6 +29,8 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import worker_process_init, worker_process_shutdown
 
 from shoal_worker.loop import LoopThread, drive
+from shoal_worker.process import process_if_open
+from shoal_worker.reports import calls_shown
 from shoal_worker.slots import Load, Place, Slots, working_on
 
 Callback = Callable[[], Any]
@@ -275,6 +277,10 @@ class TaskPool(BasePool):
             with contextlib.suppress(BlockingIOError, OSError):
                 self._ringer.send(b"!")
 
+    def ring(self, hear: Callback) -> None:
+        """Have something called on the consumer's thread when it turns next, which shows that it does."""
+        self._call_back(hear)
+
     # --- anywhere -------------------------------------------------------------------------------------------------
 
     @property
@@ -284,7 +290,9 @@ class TaskPool(BasePool):
 
     def _get_info(self) -> dict[str, Any]:
         waiting = {lane: len(self.slots.lanes[lane].waiting) for lane in self.slots.lanes}
-        return {**super()._get_info(), "running": self.running, "waiting": waiting}
+        known = process_if_open()
+        calls = calls_shown(known.report) if known and known.report else {}
+        return {**super()._get_info(), "running": self.running, "waiting": waiting, **calls}
 
 
 def load_of(args: Any) -> Load:

@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from functools import partial
-from importlib import metadata
 from random import Random
 from typing import Any
 
@@ -21,21 +20,26 @@ from redis.asyncio import Redis
 
 from shoal import wire
 from shoal.book import job_book
-from shoal.fleet import Fleet, FleetView, WorkerReport
+from shoal.errors import QueueUnavailable
+from shoal.fleet import Fleet, FleetView
 from shoal.postgres import Database
 from shoal.publisher import is_amqp
 from shoal.redis_url import open_client
+from shoal.reports import WorkerReport
 from shoal.signing import Signer
 from shoal_worker import sentry
 from shoal_worker.board import LocalBoard, RedisBoard
 from shoal_worker.calls import CountedModel, clear_doubts
 from shoal_worker.guests import Guests
+from shoal_worker.last_minute import LastMinute
 from shoal_worker.limits import LimitedModel, Limits, gateway_name
 from shoal_worker.openrouter import Gateway, OpenRouter
 from shoal_worker.packs import Packs, job_ids
 from shoal_worker.ports import JobStore
+from shoal_worker.progress import ProgressMeter, Pulse
 from shoal_worker.quota import Rates
 from shoal_worker.replies import Prices
+from shoal_worker.reports import report_of
 from shoal_worker.runner import Limits as JobLimits
 from shoal_worker.runner import Runner, runner_for
 from shoal_worker.settings import WorkerSettings
@@ -51,7 +55,6 @@ PAUSE_SECONDS = 0.05
 RETENTION_SECONDS = 60.0
 #: Some 20 MB of objects that may be garbage. Python's own 700 took 45 % of a busy worker's time, in pauses of 250 ms.
 COLLECT_AFTER_OBJECTS = 100_000
-VERSION = metadata.version("shoal")
 #: How much of the estimate of a slot's throughput the newest second is.
 CAPACITY_SHARE = 0.3
 
@@ -61,7 +64,7 @@ log = structlog.get_logger()
 class Process:
     """The runner of this process and its upkeep: leases renewed, unreadable items buried, the outbox published."""
 
-    def __init__(self, settings: WorkerSettings, slots: Slots) -> None:
+    def __init__(self, settings: WorkerSettings, slots: Slots, pulse: Pulse) -> None:
         signer = Signer.of(settings.signing_keys)
         queue_url = settings.queue.get_secret_value()
         self._queue = None if is_amqp(queue_url) else redis_client(queue_url)
@@ -76,18 +79,23 @@ class Process:
         name = f"{os.getpid()}@{socket.gethostname()}/{uuid.uuid4().hex[:8]}"
         board = RedisBoard(self._queue, limits_name(settings)) if self._queue else LocalBoard()
         self.limits = Limits(board, name, settings.model, Rates(settings.rpm, settings.tpm))
-        model = LimitedModel(self.model, self.limits)
+        self._minute = LastMinute()
+        model = LimitedModel(self.model, self.limits, self._minute)
         self._book = job_book(settings)
         guests = Guests(self._book, self.store, settings)
         runner = runner_for(name, self.store, model, job_limits, guests.adopt, signer)
         runner.on_death = partial(sentry.discarded, model=settings.model)
+        runner.minute = self._minute
         self.runner: Runner = traced_runner(runner)
+        self._gateway = limits_name(settings)
         slots.bound = self.limits.room
         self.packs = Packs(self.runner, slots)
         self._slots = slots
         self._fleet = Fleet(self._queue) if self._queue else None
         self._throughput = Throughput(time.monotonic(), slots)
-        #: How all workers stood a second ago; read on the consumer's thread too.
+        self._progress = ProgressMeter(time.monotonic(), slots, pulse)
+        #: How this worker and all of them stood a second ago; read on the consumer's thread too.
+        self.report: WorkerReport | None = None
         self.fleet_view: FleetView | None = None
         self._renew_every_seconds = settings.lease_seconds / 3
         self._dead_letter_ttl_seconds = settings.dead_letter_ttl_seconds
@@ -160,16 +168,16 @@ class Process:
         share = self.limits.share
         if share and share.rate is not None:
             capacity_per_second = min(capacity_per_second, share.rate)
-        report = WorkerReport(
-            name=self.runner.name,
-            slots=self._slots.limit,
-            running=self._slots.running,
-            held=self._slots.held,
-            done_per_second=done_per_second,
-            capacity_per_second=capacity_per_second,
-            version=VERSION,
-        )
-        self.fleet_view = await self._fleet.look(report)
+        speed = (done_per_second, capacity_per_second)
+        known, minute = self.limits.snapshot(), self._minute.told(time.monotonic())
+        report = report_of(self.runner.name, self._slots, speed, self._gateway, known, minute)
+        progress = self._progress.measure(time.monotonic(), self.fleet_view)
+        self.report = report.model_copy(update={"progress": progress})
+        try:
+            self.fleet_view = await self._fleet.look(self.report)
+        except QueueUnavailable:
+            self.fleet_view = None
+            raise
         return UPKEEP_SECONDS
 
     async def _clear_doubts(self) -> float:
@@ -261,9 +269,9 @@ def process_if_open() -> Process | None:
     return next(iter(_current), None)
 
 
-async def open_process(settings: WorkerSettings, slots: Slots) -> None:
+async def open_process(settings: WorkerSettings, slots: Slots, pulse: Pulse) -> None:
     spare_the_collector()
-    _current[:] = [Process(settings, slots)]
+    _current[:] = [Process(settings, slots, pulse)]
 
 
 def spare_the_collector() -> None:

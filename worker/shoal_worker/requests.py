@@ -9,8 +9,10 @@ from typing import Any
 
 from celery.worker.request import Request as CeleryRequest
 
-#: What our own producers say (`wire.py`): kind, tenant, attempt, number, bytes.
-SHOWN = re.compile(r"\{(?:'(?:kind|tenant)': '[\w.@-]*'(?:, )?|'(?:jobs|attempt|bytes)': \d+(?:, )?)+\}")
+#: What our own producers say (`wire.py`): kind, tenant, and numbers.
+SHOWN = re.compile(
+    r"\{(?:'(?:kind|tenant)': '[\w.@-]*'(?:, )?|'(?:jobs|attempt|bytes|labels|documents|fields)': \d+(?:, )?)+\}"
+)
 NO_ARGS = "()"
 
 

@@ -18,7 +18,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -42,6 +42,7 @@ from shoal_worker.errors import (
     WorkerKilled,
 )
 from shoal_worker.kinds import ANSWERS
+from shoal_worker.last_minute import LastMinute
 from shoal_worker.ports import Ask, ChatModel, Granted, Held, JobStore, Stored
 from shoal_worker.retry import Decision, Discard, Policy, Progress, Retry, Snooze, decide
 
@@ -105,6 +106,7 @@ class Runner:
     take_in: TakeIn
     signer: Signer | None = None
     on_death: Callable[[DeadLetter], None] = lambda _: None
+    minute: LastMinute = field(default_factory=LastMinute)
 
     async def run(
         self, task_id: str, raw: Any, signature: object = None, asked: Callable[[], None] = lambda: None
@@ -192,6 +194,7 @@ class Runner:
             asked()
 
     async def _give_up(self, message: JobMessage, error: WorkerError, spent: Usage, holder: str) -> Decision:
+        self.minute.failed(error.cause)
         progress = Progress(message.attempt, message.snoozes, self.now(), message.expires_at)
         decision = decide(error, progress, self.policy, self.rng)
         match decision:

@@ -111,7 +111,7 @@ class Entry(BaseModel):
 
 
 def load(path: Path, *, has_database: bool) -> list[Entry]:
-    """The entries of a schedule. Raises `SettingsError` that lists every fault."""
+    """The entries of a schedule, which may be none. Raises `SettingsError` that lists every fault."""
     tables = _tables(path)
     entries: list[Entry] = []
     faults: list[Fault] = []
@@ -121,8 +121,6 @@ def load(path: Path, *, has_database: bool) -> list[Entry]:
         entries += [entry] if entry else []
     if faults:
         raise SettingsError("\n".join([f"{path}: the schedule is wrong:", *map(str, faults)]))
-    if not entries:
-        raise SettingsError(f"{path}: the schedule is empty: write an entry, as in [nightly] cron = '0 2 * * *' …")
     return entries
 
 

@@ -24,6 +24,7 @@ from shoal.control import client_app
 from shoal.errors import ShoalError
 
 START_SECONDS = 30.0
+LOOPBACK = "127.0.0.1"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -198,11 +199,11 @@ def start_beat(services: Services) -> None:
     services.start("beat", [sys.executable, "-c", "from shoal.cli import main; main()", "beat"])
 
 
-def start_flower(services: Services, port: int) -> str:
+def start_flower(services: Services, port: int, *options: str) -> str:
     """Flower on loopback; its address."""
-    command = [sys.executable, "-m", "celery", "-A", "shoal_worker.flower_app", "flower"]
-    services.start("flower", [*command, "--address=127.0.0.1", f"--port={port}", "--logging=warning"])
-    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-c", "from shoal.cli import main; main()", "flower"]
+    services.start("flower", [*command, "--host", LOOPBACK, "--port", str(port), *options])
+    address = f"http://{LOOPBACK}:{port}"
     services.await_condition("flower", lambda: _serves(f"{address}/healthcheck"))
     return address
 

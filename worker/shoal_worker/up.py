@@ -14,6 +14,7 @@ from shoal.errors import SettingsError
 from shoal_worker import services
 from shoal_worker.beat_cli import read_schedule
 from shoal_worker.errors import WorkerError
+from shoal_worker.flower_access import access_of
 from shoal_worker.lookups import KeyStatus
 from shoal_worker.openrouter import OpenRouter
 from shoal_worker.process import gateway_of
@@ -126,6 +127,7 @@ def up(workers: int | None, *, sandbox: bool, flower_port: int, data_dir: Path) 
     check(plan, settings)
     if plan.beat:
         read_schedule(settings)
+    access_of(os.environ, services.LOOPBACK)
     if settings.in_postgres:
         migrations.migrate(settings.results)
     if not sandbox:

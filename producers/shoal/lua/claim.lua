@@ -1,4 +1,4 @@
--- Claiming a key, for the scripts that enqueue. They begin with this text.
+-- Claiming a key, for the scripts that enqueue. They begin with the text of `dead.lua`, and then with this one.
 -- KEYS: dead letters, their times, sums of the day.
 
 -- What becomes of a job that is enqueued: queued, joined or conflict. `kept_seconds` is how long its record stays.
@@ -26,9 +26,7 @@ local function claim(job, result, id, fingerprint, kept_seconds)
     redis.call('DEL', job, result)
   end
   -- A job that died and is enqueued again is dead no longer.
-  if redis.call('HDEL', KEYS[1], id) == 1 then
-    redis.call('ZREM', KEYS[2], id)
-  end
+  drop_letter(KEYS[1], KEYS[2], id)
   redis.call('HSET', job, 'fingerprint', fingerprint, 'status', 'available')
   redis.call('EXPIRE', job, kept_seconds)
   return 'queued'

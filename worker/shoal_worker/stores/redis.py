@@ -28,6 +28,7 @@ from shoal_worker.stores.redis_calls import SCRIPTS, RedisCalls
 
 #: Longer than any job lives that is not told otherwise.
 ALIAS_SECONDS = 30 * 86_400
+FORGOTTEN_AT_ONCE = 500
 #: What a server that restarts, fails over or loads its data says. Everything else is a mistake of ours.
 AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OSError)
 
@@ -39,8 +40,9 @@ class RedisStore:
         self, client: "Redis", *, lease_seconds: float, keep_seconds: int, rng: Random, signer: Signer | None = None
     ) -> None:
         self._client = client
-        names = ("begin", "renew", "finish", "park", "alias")
-        texts = {name: wire.script("shoal_worker.stores", name) for name in names}
+        texts = {name: wire.script("shoal_worker.stores", name) for name in ("begin", "renew", "park", "alias")}
+        for name in ("finish", "forget_letters"):
+            texts[name] = wire.script("shoal", "dead") + wire.script("shoal_worker.stores", name)
         self._scripts = Scripts(client, texts | SCRIPTS)
         self._lease_ms = int(lease_seconds * 1000)
         self._keep_seconds = keep_seconds
@@ -94,15 +96,8 @@ class RedisStore:
 
     async def forget_old(self, died_before: float) -> int:
         """Drop dead letters that are too old, some hundreds at a time; how many. Results go by themselves."""
-        ids: Any = await self._client.zrange(
-            wire.DEAD_TIMES, "-inf", f"({died_before}", byscore=True, offset=0, num=500
-        )
-        if ids:
-            pipeline = self._client.pipeline()
-            pipeline.hdel(wire.DEAD, *ids)
-            pipeline.zrem(wire.DEAD_TIMES, *ids)
-            await pipeline.execute()
-        return len(ids)
+        keys = [wire.DEAD, wire.DEAD_TIMES]
+        return int(await self._scripts.call("forget_letters", keys, [died_before, FORGOTTEN_AT_ONCE]))
 
     async def aclose(self) -> None:
         await self._client.aclose()

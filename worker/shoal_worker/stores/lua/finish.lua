@@ -1,4 +1,4 @@
--- Store how a job ended, once: the first writer wins.
+-- Store how a job ended, once: the first writer wins. It begins with the text of `dead.lua`.
 -- KEYS: job record, result record, dead letters, their times, the job's calls, sums of the day, the job's aliases.
 -- ARGV: holder, result, seconds to keep it, channel, status, job id, dead letter or '', Unix time of its death.
 local holder = redis.call('HGET', KEYS[1], 'holder')
@@ -38,7 +38,6 @@ if cost[1] then
 end
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 if ARGV[7] ~= '' then
-  redis.call('HSET', KEYS[3], ARGV[6], ARGV[7])
-  redis.call('ZADD', KEYS[4], ARGV[8], ARGV[6])
+  keep_letter(KEYS[3], KEYS[4], ARGV[6], ARGV[7], ARGV[8])
 end
 return 1
