@@ -26,10 +26,11 @@ from shoal.errors import (
     UnknownJob,
 )
 from shoal.jobs import Args, DeadLetter, JobMessage, Outcome, R, Status
-from shoal.messages import PACK_JOBS, Options, message_of, packs
+from shoal.messages import PACK_JOBS, Options, kept_seconds, message_of, packs
 from shoal.ports import Claimed, DeadLetters
 from shoal.results import ResultWatcher
 from shoal.settings import ProducerSettings
+from shoal.tracing import enqueueing
 
 T = TypeVar("T")
 #: How many jobs `map` keeps in flight. It bounds the memory on this side, and what a stop leaves to finish.
@@ -89,16 +90,15 @@ class AsyncShoal:
         return queued
 
     async def _enqueue(self, message: JobMessage) -> Claimed:
-        return await self._book.enqueue(message, self._kept_seconds(message))
+        with enqueueing(message.kind):
+            return await self._book.enqueue(message, kept_seconds(message, self.settings))
 
     async def _enqueue_pack(self, messages: list[JobMessage]) -> list[Claimed]:
         if messages[0].lane == "interactive":
             return await asyncio.gather(*map(self._enqueue, messages))
-        return await self._book.enqueue_pack(messages, max(map(self._kept_seconds, messages)))
-
-    def _kept_seconds(self, message: JobMessage) -> int:
-        """How long a job's record stays."""
-        return int(message.expires_at - message.enqueued_at) + self.settings.result_ttl_seconds
+        kept = max(kept_seconds(message, self.settings) for message in messages)
+        with enqueueing(messages[0].kind):
+            return await self._book.enqueue_pack(messages, kept)
 
     async def replay(self, letter: DeadLetter, changes: Changes) -> "AsyncJob[Any]":
         """Run a dead job again, under its own id. Raises `InvalidJob` for what was never a job, `QueueUnavailable`."""

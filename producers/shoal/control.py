@@ -4,18 +4,19 @@ from celery import Celery
 from pydantic import SecretStr
 
 from shoal.publisher import is_amqp, ssl_options
-from shoal.redis_url import SENTINEL_OPTIONS, Sentinels, is_sentinel
+from shoal.redis_url import SENTINEL_OPTIONS, Sentinels, is_sentinel, tls_options, without_options
 
 
 def client_app(queue_url: SecretStr) -> Celery:
     """Celery's stock client of the queue: no tasks, and no results."""
     url = queue_url.get_secret_value()
     known = Sentinels.of(url) if is_sentinel(url) else None
-    app = Celery("shoal", broker=known.kombu_url() if known else url, backend="disabled://", set_as_current=False)
+    broker = known.kombu_url() if known else url if is_amqp(url) else without_options(url)
+    app = Celery("shoal", broker=broker, backend="disabled://", set_as_current=False)
     if known:
         app.conf.broker_transport_options = {"master_name": known.master, "sentinel_kwargs": SENTINEL_OPTIONS}
-    if is_amqp(url):
-        app.conf.broker_use_ssl = ssl_options(url)
+    else:
+        app.conf.broker_use_ssl = ssl_options(url) if is_amqp(url) else tls_options(url)
     return app
 
 

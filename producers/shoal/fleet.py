@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from shoal import wire
 from shoal.errors import QueueUnavailable
-from shoal.redis_url import open_client
+from shoal.redis_url import in_words, open_client
 from shoal.reports import Minute, ModelCalls, WorkerReport
 from shoal.scripts import Scripts
 
@@ -121,7 +121,7 @@ class Fleet:
         try:
             reply = await self._scripts.call("fleet", keys, [*told, SILENT_SECONDS, TENANTS_NAMED])
         except (RedisError, OSError) as error:
-            raise QueueUnavailable(f"the queue did not answer: {type(error).__name__}") from error
+            raise QueueUnavailable(f"the queue did not answer: {in_words(error)}") from error
         return _view(reply)
 
     async def aclose(self) -> None:

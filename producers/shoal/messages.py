@@ -58,6 +58,11 @@ def lane_of(options: Options) -> Lane:
     return lane
 
 
+def kept_seconds(message: JobMessage, settings: ProducerSettings) -> int:
+    """How long a job's record stays."""
+    return int(message.expires_at - message.enqueued_at) + settings.result_ttl_seconds
+
+
 def packs(messages: Iterable[JobMessage]) -> Iterator[list[JobMessage]]:
     """Jobs in groups of a message each, by number and by size. A tenant and a lane for all."""
     pack: list[JobMessage] = []

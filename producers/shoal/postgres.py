@@ -9,12 +9,12 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.resources import files
 from typing import Any
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pydantic import SecretStr
 
 #: Most calls in one statement, and most characters in it.
@@ -44,6 +44,19 @@ def is_away(error: BaseException) -> bool:
     return isinstance(error, (psycopg.OperationalError, OSError))
 
 
+def in_words(error: BaseException) -> str:
+    """The first line of what the driver says: why it was not reached, or the server's words.
+
+    Not for errors of the URL itself, which is in them with its password.
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+
+
+def is_certificate_fault(error: BaseException) -> bool:
+    """Whether the server's certificate was not taken, or could not be checked. libpq has no code for it."""
+    return isinstance(error, psycopg.OperationalError) and "certificate" in str(error)
+
+
 class Database:
     """One pool of connections, opened at the first use, on the loop of the first use."""
 
@@ -51,6 +64,7 @@ class Database:
         self._url = url.get_secret_value()
         self._max_connections = max_connections
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection] | None = None
+        self._was_connected = False
 
     async def connect(self) -> psycopg.AsyncConnection:
         """A connection beside the pool, for listening."""
@@ -70,7 +84,15 @@ class Database:
                 name="shoal",
             )
             await self._pool.open()
-        async with self._pool.connection() as connection:
+        async with AsyncExitStack() as stack:
+            try:
+                connection = await stack.enter_async_context(self._pool.connection())
+            except PoolTimeout:
+                if not self._was_connected:
+                    # The pool tells only its log why; a connection of our own raises it.
+                    await (await self.connect()).close()
+                raise
+            self._was_connected = True
             yield connection
 
     async def rows(self, sql: str, values: Mapping[str, Any]) -> list[Row]:

@@ -19,7 +19,7 @@ from shoal.costs import COST_FIELDS, Cost, Labels
 from shoal.errors import QueueUnavailable, ShoalError, UnknownJob
 from shoal.jobs import DeadLetter, JobMessage, Status
 from shoal.ports import Claimed, Group, Pause
-from shoal.postgres import Database, Grouped, Row, exact_or_json, is_away, statement
+from shoal.postgres import Database, Grouped, Row, exact_or_json, in_words, is_away, is_certificate_fault, statement
 from shoal.publisher import Publisher
 from shoal.signing import Signer
 
@@ -42,11 +42,14 @@ def _unavailable() -> Iterator[None]:
     try:
         yield
     except (psycopg.Error, OSError) as error:
+        if is_certificate_fault(error):
+            raise QueueUnavailable(f"the database cannot be asked: {in_words(error)}") from error
         if is_away(error):
             raise QueueUnavailable(f"the database did not answer: {type(error).__name__}") from error
         if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
             raise ShoalError("the database has none of our tables yet, or old ones: run `shoal migrate`") from None
-        raise
+        # The database's own words may show the row.
+        raise ShoalError(f"the database refused a statement: {type(error).__name__}") from None
 
 
 class PostgresJobs:

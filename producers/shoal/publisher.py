@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from shoal import wire
 from shoal.errors import QueueUnavailable
 from shoal.jobs import JobMessage
-from shoal.redis_url import open_client
+from shoal.redis_url import in_words, open_client
 from shoal.scripts import Scripts
 from shoal.signing import Signer
 
@@ -76,7 +76,7 @@ class RedisPublisher:
         try:
             await self._scripts.call("push", [wire.QUEUE], messages)
         except (RedisError, OSError) as error:
-            raise QueueUnavailable(f"the queue did not take the job: {type(error).__name__}") from error
+            raise QueueUnavailable(f"the queue did not take the job: {in_words(error)}") from error
 
     def packed(self, jobs: Sequence[JobMessage], signer: Signer | None) -> list[str]:
         if len(jobs) > 1 and jobs[0].lane == "bulk":

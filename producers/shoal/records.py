@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shoal.errors import JobCancelled, JobExpired, JobFailed
-from shoal.jobs import RESULTS, Outcome, Result
+from shoal.jobs import RESULTS, Outcome, Result, Status
 
 
 def answered(outcome: Outcome[Result]) -> bytes:
@@ -33,6 +33,13 @@ def failed(error: JobFailed, now: float) -> bytes:
             "task_id": error.job_id,
         }
     ).encode()
+
+
+def ended(ending: Outcome[Any] | JobFailed, now: float) -> tuple[bytes, Status]:
+    """The record of either, and the status that goes with it."""
+    if isinstance(ending, Outcome):
+        return answered(ending), Status.COMPLETED
+    return failed(ending, now), Status.CANCELLED if isinstance(ending, JobCancelled) else Status.DISCARDED
 
 
 def decoded(record: bytes) -> Outcome[Any] | JobFailed:

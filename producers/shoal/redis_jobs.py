@@ -20,6 +20,7 @@ from shoal.errors import QueueUnavailable, UnknownJob
 from shoal.jobs import DeadLetter, JobMessage, Status
 from shoal.ports import Claimed, Group, Pause
 from shoal.publisher import Publisher
+from shoal.redis_url import in_words
 from shoal.scripts import Scripts
 from shoal.signing import Signer
 
@@ -45,7 +46,7 @@ def _unavailable(what: str) -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError) as error:
-        raise QueueUnavailable(f"{what}: {type(error).__name__}") from error
+        raise QueueUnavailable(f"{what}: {in_words(error)}") from error
 
 
 class RedisJobs:

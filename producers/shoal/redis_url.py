@@ -2,17 +2,20 @@
 
 ::
 
-    redis://[user:password@]host:6379/0      rediss:// with TLS
+    redis://[user:password@]host:6379/0
+    rediss://[user:password@]host:6379/0[?ssl_ca_certs=/path/ca.pem]    with TLS
     sentinel://[user:password@]host1:26379,host2:26379/master name[/0]
 
 User and password are those of the Redis servers; the sentinels are asked without any.
 """
 
 import asyncio
+import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Self
-from urllib.parse import quote, unquote
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import hiredis
 from redis.asyncio import Connection, Redis, SSLConnection
@@ -23,7 +26,14 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 SCHEME = "sentinel://"
+TLS_SCHEME = "rediss://"
 SENTINEL_PORT = 26379
+#: What a `rediss://` URL may say of its certificates: an authority of one's own, and what the server is shown.
+TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+TLS_SWITCHES: dict[str, dict[str, Any]] = {
+    "ssl_cert_reqs": {"required": ssl.CERT_REQUIRED, "none": ssl.CERT_NONE},
+    "ssl_check_hostname": {"true": True, "false": False},
+}
 #: A sentinel that does not answer by then is passed over for the next one.
 SENTINEL_SECONDS = 2.0
 #: What a server says that is starting, changes its role, or has lost its replicas: it, or another one, will serve soon.
@@ -78,11 +88,58 @@ def is_sentinel(url: str) -> bool:
     return url.startswith(SCHEME)
 
 
+def tls_options(url: str) -> dict[str, Any] | None:
+    """What the URL says of certificates, in redis-py's words; None without TLS. Raises `ValueError`, without the URL.
+
+    Certificates are verified, and must be valid for the host, unless the URL says otherwise. By itself kombu verifies
+    none, and Flower reads no URL.
+    """
+    given = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
+    if not url.startswith(TLS_SCHEME):
+        if given:
+            raise ValueError(f"takes no {min(given)}: only a rediss:// URL has options, for its certificates")
+        return None
+    options: dict[str, Any] = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
+    for name, value in given.items():
+        if name in TLS_FILES:
+            if not Path(value).is_file():
+                raise ValueError(f"{name}: no file {value}")
+            options[name] = value
+        elif value in TLS_SWITCHES.get(name, {}):
+            options[name] = TLS_SWITCHES[name][value]
+        else:
+            known = ", ".join(
+                [*TLS_FILES, *(f"{switch}={'|'.join(values)}" for switch, values in TLS_SWITCHES.items())]
+            )
+            raise ValueError(f"takes no such {name}; a rediss:// URL knows {known}")
+    return options | ({} if options["ssl_cert_reqs"] else {"ssl_check_hostname": False})
+
+
+def without_options(url: str) -> str:
+    """For kombu, which is told of certificates beside the URL."""
+    return url.partition("?")[0]
+
+
+def in_words(error: BaseException) -> str:
+    """Why a server was not reached, without anything that was sent to it: a refused certificate says what is wrong."""
+    refusal = certificate_fault(error)
+    return f"its certificate is not valid: {refusal.verify_message}" if refusal else type(error).__name__
+
+
+def certificate_fault(error: BaseException) -> ssl.SSLCertVerificationError | None:
+    """The refused certificate that an error comes from, if it does."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
 def open_client(url: str, **options: Any) -> Redis:
     """A client of the server, or of the primary of the day. It connects at the first command."""
     if not is_sentinel(url):
-        own = _PackingSSLConnection if url.startswith("rediss://") else _PackingConnection
-        client: Redis = Redis.from_url(url, connection_class=own, **options)
+        tls = tls_options(url)
+        own = _PackingConnection if tls is None else _PackingSSLConnection
+        client: Redis = Redis.from_url(without_options(url), connection_class=own, **options, **(tls or {}))
         return client
     known = Sentinels.of(url)
     asking = {**_TIMES, "retry": AsyncRetry(NoBackoff(), 0)}

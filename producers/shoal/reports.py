@@ -63,7 +63,8 @@ class WorkerReport(Wire):
 
     `slots` is how many jobs it may run at once, `held` how many it has, running ones included. `capacity_per_second` is
     what it would end if all slots were in use, limits considered. `memory_bytes` is 0 where the system does not tell;
-    `gateway` names the provider and the key that it calls with, and neither can be read out of it.
+    `gateway` names the provider and the key that it calls with, and neither can be read out of it. `version` is that of
+    its code, '' where not told.
     """
 
     name: str
@@ -76,6 +77,7 @@ class WorkerReport(Wire):
     gateway: str = ""
     calls: tuple[ModelCalls, ...] = ()
     minute: Minute = Minute()
+    version: str = ""
     progress: Progress = Progress()
 
     @property

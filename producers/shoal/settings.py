@@ -14,9 +14,11 @@ from pydantic_settings import (
 
 from shoal.errors import SettingsError
 from shoal.publisher import is_amqp
-from shoal.redis_url import Sentinels, is_sentinel
+from shoal.redis_url import Sentinels, is_sentinel, tls_options
 
 PREFIX = "SHOAL_"
+#: What a tenant's name may be.
+TENANT: dict[str, Any] = {"max_length": 100, "pattern": r"^[\w.@-]*$"}
 POSTGRES_SCHEMES = ("postgresql://", "postgres://")
 S = TypeVar("S", bound="ProducerSettings")
 
@@ -37,7 +39,7 @@ class ProducerSettings(BaseSettings):
     #: A job without an answer is given up after this long.
     job_lifetime_seconds: int = Field(default=86_400, ge=1)
     #: Whose jobs these are: keeps keys apart, and is named in reports.
-    tenant: str = Field(default="", max_length=100, pattern=r"^[\w.@-]*$")
+    tenant: str = Field(default="", **TENANT)
 
     #: Keys that sign messages, separated by commas: the first signs, all are accepted. Unset: nothing is signed.
     signing_keys: SecretStr | None = None
@@ -76,6 +78,8 @@ class ProducerSettings(BaseSettings):
             raise ValueError(f"must be a Redis URL such as redis://127.0.0.1:6379/0 or {Sentinels.form}")
         if is_sentinel(value.get_secret_value()):
             Sentinels.of(value.get_secret_value())
+        else:
+            tls_options(value.get_secret_value())
         return value
 
     @field_validator("queue_url")

@@ -47,7 +47,7 @@ def _summary(view: FleetView) -> Text:
 
 
 def _lanes(view: FleetView) -> Table:
-    table = _table(("backlog", "left"), ("messages", "right"), ("jobs", "right"), ("whose most of them are", "left"))
+    table = _table(("backlog", "left"), ("messages", "right"), ("jobs", "right"), ("tenants with the most", "left"))
     for name, lane in view.lanes.items():
         table.add_row(name, _count(lane.messages), _count(lane.jobs), _tenants(lane))
     fetched = view.held - view.running

@@ -11,6 +11,7 @@ from typing import Any
 
 from shoal.jobs import JobMessage
 from shoal.signing import Signer
+from shoal.tracing import carrier
 
 TASK_PREFIX = "shoal."
 #: The queue that is served first, and the one that fills what it leaves.
@@ -43,6 +44,10 @@ def task_name(kind: str) -> str:
     return TASK_PREFIX + kind
 
 
+def kind_of(task: str) -> str:
+    return task.removeprefix(TASK_PREFIX)
+
+
 def job_record(job_id: str) -> str:
     """A hash: fingerprint, status, lease."""
     return f"shoal:job:{job_id}"
@@ -50,6 +55,11 @@ def job_record(job_id: str) -> str:
 
 def result_record(job_id: str) -> str:
     return RESULT_PREFIX + job_id
+
+
+def aliases(job_id: str) -> str:
+    """A set: other ids under which a job's ending is stored too."""
+    return f"shoal:aliases:{job_id}"
 
 
 def queue_of(job: JobMessage) -> str:
@@ -177,4 +187,5 @@ def _headers(task: str, task_id: str, tenant: str, shown: str) -> dict[str, Any]
         "stamped_headers": None,
         "stamps": {},
         TENANT_HEADER: tenant,
+        **carrier(),
     }

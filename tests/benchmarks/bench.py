@@ -15,7 +15,7 @@
 
 A row is what `race.py` tells of a run: `jobs_per_second`, `worker_cpu_ms_per_job` (all processes of the worker; on a
 shared machine it says more than the rate), `model_cpu_ms_per_job`, `valkey_cpu_ms_per_job`, `slots_in_use`,
-`worker_memory_mb`, `window_seconds`, `redis_bytes_per_waiting_job`, `asked_twice`.
+`worker_memory_mb`, `window_seconds`, `redis_bytes_per_waiting_job`, `redis_bytes_per_done_job`, `asked_twice`.
 """
 
 import contextlib

@@ -175,6 +175,7 @@ def race(
         if cut_after_seconds is None:
             it.wait("the last answer", lambda state: state["answered"] >= jobs)
         repeated = it.state()["repeated"]
+        done_bytes = (_used_bytes(it.redis_url) - before) / jobs
         checked = it.program("answers", jobs if cut_after_seconds is None else min(jobs, 1_000))
         _check(contestant, checked, jobs if cut_after_seconds is None else 1_000, exactly=cut_after_seconds is None)
         seconds, answered = closed.at - opened.at, closed.answered - opened.answered
@@ -187,6 +188,7 @@ def race(
             "worker_memory_mb": round(memory_mb, 1),
             "enqueued_per_second": round(jobs / enqueued) if enqueued > 1e-3 else 0,
             "redis_bytes_per_waiting_job": round(waiting_bytes),
+            "redis_bytes_per_done_job": round(done_bytes),
             "window_seconds": round(seconds, 2),
             "jobs": jobs,
             "asked_twice": repeated,

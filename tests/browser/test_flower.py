@@ -164,12 +164,23 @@ def test_jobs_are_listed_by_kind_with_sizes_and_costs_and_without_texts_or_answe
     shown(page, "/broker", "shoal")
 
 
-def test_a_job_that_waits_for_its_next_attempt_shows_retry_and_then_success(page: Page, shoal: Shoal) -> None:
-    job = shoal.enqueue(Classify(text=f"{TEXT} [[fault:upstream_429:5*1]]", labels=LABELS))
-    eventually(lambda: page.request.get(f"/task/{job.id}").ok, what="the job's page")
-    eventually(lambda: "RETRY" in shown(page, f"/task/{job.id}", "Status"), what="a retry")
+def test_a_job_that_waits_for_its_next_attempt_shows_retry_and_then_success_or_is_cancelled_there(
+    page: Page, shoal: Shoal
+) -> None:
+    job, unwanted = (
+        shoal.enqueue(Classify(text=f"{TEXT} [[fault:upstream_429:{seconds}*1]]", labels=LABELS)) for seconds in (5, 9)
+    )
+
+    def waits(waiting: Job[Any]) -> None:
+        eventually(lambda: page.request.get(f"/task/{waiting.id}").ok, what="the job's page")
+        eventually(lambda: "RETRY" in shown(page, f"/task/{waiting.id}", "Status"), what="a retry")
+
+    waits(job)
+    waits(unwanted)
+    page.get_by_role("button", name="Revoke").click()
     job.result(30)
     eventually(lambda: "SUCCESS" in shown(page, f"/task/{job.id}", "Status"), what="a success")
+    eventually(lambda: unwanted.status() == Status.CANCELLED, what="the other cancelled, when its time has come")
 
 
 def test_a_running_job_is_listed_without_its_text(page: Page, shoal: Shoal, sandbox: Sandbox) -> None:
@@ -179,6 +190,25 @@ def test_a_running_job_is_listed_without_its_text(page: Page, shoal: Shoal, sand
     assert re.search(r"'bytes': \d+}", page.locator(".tab-pane.active").inner_text())
     in_flight = r"Running\s+1\b[\s\S]*Calls\s+openai/gpt-5.4-nano, 1 in flight, 0 held back, no limit known"
     eventually(lambda: re.search(in_flight, tab(page, "Pool")), what="its call on the pool's page")
+
+
+def test_jobs_that_wait_in_a_worker_and_those_of_other_clients_show_no_text_either(
+    page: Page, shoal: Shoal, valkey: str, sandbox: Sandbox
+) -> None:
+    sandbox.scenario(latency_seconds=6.0)
+    jobs = [shoal.enqueue(Classify(text=f"{TEXT} {number}", labels=LABELS)) for number in range(CONCURRENCY + 3)]
+    asked = {"args": {"text": f"{TEXT} of theirs", "labels": list(LABELS)}}
+    with Celery(broker=valkey, set_as_current=False) as stock:
+        stock.send_task("shoal.classify", kwargs=asked, queue="shoal", task_id="theirs")
+    eventually(lambda: page.request.get("/task/theirs").ok, what="the page of another client's job")
+    assert "classify" in shown(page, "/task/theirs", "Status")
+    eventually(lambda: re.search(r"Reserved tasks[\s\S]*shoal.classify", tab(page, "Tasks")), what="reserved tasks")
+    shown(page, "/tasks", "theirs")
+    with Celery(broker=valkey, set_as_current=False) as stock:
+        asked_of_all = stock.control.inspect([WORKER])
+        told = str([asked_of_all.reserved(), asked_of_all.active(), asked_of_all.query_task(jobs[0].id, "theirs")])
+    assert jobs[-1].id in told
+    assert not [word for word in PRIVATE if word in told]
 
 
 def test_a_message_of_many_jobs_shows_what_became_of_them(page: Page, shoal: Shoal) -> None:
@@ -212,16 +242,6 @@ def test_a_running_job_is_cancelled_from_its_page_and_its_call_is_closed(
     assert kept.cost().maybe_calls == 1
     eventually(lambda: "REVOKED" in shown(page, f"/task/{job.id}", "Status"), what="it on the page")
     eventually(lambda: sandbox.requests()[0]["client_disconnected"], what="a provider that has seen the call closed")
-
-
-def test_a_job_that_waits_for_its_retry_is_cancelled_from_its_page_when_its_time_comes(
-    page: Page, shoal: Shoal
-) -> None:
-    job = shoal.enqueue(Classify(text=f"{TEXT} [[fault:upstream_429:6*1]]", labels=LABELS))
-    eventually(lambda: page.request.get(f"/task/{job.id}").ok, what="the job's page")
-    eventually(lambda: "RETRY" in shown(page, f"/task/{job.id}", "Status"), what="a retry")
-    page.get_by_role("button", name="Revoke").click()
-    eventually(lambda: job.status() == Status.CANCELLED, what="the job cancelled")
 
 
 @with_options([("--read-only",)])

@@ -28,8 +28,10 @@ from shoal_worker.errors import (
     Unauthorized,
     WorkerError,
 )
-from shoal_worker.openrouter import Gateway, KeyStatus, OpenRouter, chat_body
+from shoal_worker.lookups import KeyStatus
+from shoal_worker.openrouter import Gateway, OpenRouter, chat_body
 from shoal_worker.ports import ChatReply, ChatRequest, Prompt
+from shoal_worker.replies import Prices
 from shoal_worker.sandbox.chat import SANDBOX
 from shoal_worker.sandbox.faults import Fault
 from shoal_worker.sandbox.scenario import Scenario
@@ -487,6 +489,41 @@ def test_a_bad_key_is_told_and_not_raised() -> None:
     async def go() -> None:
         async with serving(make_app(Scenario())) as base_url, client(base_url, api_key=None) as model:
             assert not (await model.check_key()).is_valid
+
+    asyncio.run(go())
+
+
+def test_a_key_tells_what_its_limit_leaves_and_is_refused_when_that_is_spent() -> None:
+    async def go() -> None:
+        async with serving(make_app(Scenario(key_limit_usd=1e-6))) as base_url, client(base_url) as model:
+            assert (await model.check_key()).limit_remaining_usd == 1e-6
+            assert (await model.complete(ask())).usage.cost_usd > 1e-6
+            assert (await model.check_key()).limit_remaining_usd == 0.0
+            with pytest.raises(OutOfMoney):
+                await model.complete(ask())
+
+    asyncio.run(go())
+
+
+def test_a_disabled_key_is_refused_everywhere() -> None:
+    async def go() -> None:
+        async with serving(make_app(Scenario(key_is_refused=True))) as base_url, client(base_url) as model:
+            assert not (await model.check_key()).is_valid
+            with pytest.raises(Unauthorized):
+                await model.complete(ask())
+
+    asyncio.run(go())
+
+
+def test_a_model_is_looked_up_in_the_catalogue() -> None:
+    async def go() -> None:
+        async with serving(make_app(Scenario())) as base_url, client(base_url) as model:
+            card = await model.model_card("openai/gpt-5.4-nano")
+            assert card is not None
+            assert card.prices == Prices()
+            assert card.parameters is not None
+            assert "structured_outputs" in card.parameters
+            assert await model.model_card("acme/none") is None
 
     asyncio.run(go())
 

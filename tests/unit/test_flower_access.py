@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import click
 import pytest
 
 from shoal.errors import SettingsError
 from shoal_worker.flower_access import access_of, is_loopback
-from shoal_worker.flower_app import kept_in
+from shoal_worker.flower_app import PORT, kept_in, port_of
 
 LOGIN = {"FLOWER_BASIC_AUTH": "ada:countess,eve:mallory"}
 OAUTH = {
@@ -84,3 +85,10 @@ def test_what_it_remembers_is_kept_where_nobody_else_can_write(tmp_path: Path) -
     folder.chmod(0o755)
     with pytest.raises(SettingsError, match="must be ours alone"):
         kept_in(tmp_path)
+
+
+def test_a_service_of_that_name_in_kubernetes_sets_no_port() -> None:
+    assert port_of(None, None, "tcp://10.0.0.9:5555") == PORT
+    assert port_of(None, None, "5556") == 5556
+    with pytest.raises(click.BadParameter, match="'many' is not a valid integer"):
+        port_of(None, None, "many")

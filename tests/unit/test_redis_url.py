@@ -1,9 +1,14 @@
 """The URLs by which a Redis is told."""
 
+import ssl
+from pathlib import Path
+
 import pytest
+from pydantic import SecretStr
 
 from shoal import ProducerSettings, SettingsError
-from shoal.redis_url import Sentinels
+from shoal.control import client_app
+from shoal.redis_url import Sentinels, tls_options
 from shoal_worker.broker import configuration
 
 
@@ -39,3 +44,43 @@ def test_the_worker_goes_through_our_own_channel_whatever_the_form() -> None:
     found = configuration("sentinel://one,two/fish/0", 60)
     assert found["broker_url"] == "shoal-sentinel://one:26379/0;shoal-sentinel://two:26379/0"
     assert found["broker_transport_options"]["master_name"] == "fish"
+
+
+def test_what_a_url_says_of_certificates_goes_to_everybody_who_connects(tmp_path: Path) -> None:
+    authority = tmp_path / "ca.pem"
+    authority.touch()
+    url = f"rediss://ann:pw@one:6380/2?ssl_ca_certs={authority}&ssl_check_hostname=false"
+    verified = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": str(authority), "ssl_check_hostname": False}
+    assert tls_options(url) == verified
+    worker = configuration(url, 60)
+    assert (worker["broker_url"], worker["broker_use_ssl"]) == ("shoal://ann:pw@one:6380/2", verified)
+    with client_app(SecretStr(url)) as app:
+        assert (app.conf.broker_url, app.conf.broker_use_ssl) == ("rediss://ann:pw@one:6380/2", verified)
+
+
+def test_certificates_are_verified_unless_a_url_says_otherwise() -> None:
+    assert tls_options("redis://one") is None
+    assert tls_options("rediss://one") == {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
+    none = {"ssl_cert_reqs": ssl.CERT_NONE, "ssl_check_hostname": False}
+    assert tls_options("rediss://one?ssl_cert_reqs=none") == none
+    with client_app(SecretStr("rediss://one")) as app:
+        assert app.conf.broker_use_ssl["ssl_cert_reqs"] == ssl.CERT_REQUIRED
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("rediss://:hidden@one?ssl_ca_certs=/nowhere/ca.pem", "ssl_ca_certs: no file /nowhere/ca.pem"),
+        (
+            "rediss://:hidden@one?ssl_cert_reqs=perhaps",
+            "takes no such ssl_cert_reqs; a rediss:// URL knows ssl_ca_certs",
+        ),
+        ("rediss://:hidden@one?timeout=1", "takes no such timeout"),
+        ("redis://:hidden@one?ssl_ca_certs=/nowhere", "takes no ssl_ca_certs: only a rediss:// URL has options"),
+    ],
+)
+def test_a_wrong_option_is_named_with_its_fix_and_without_the_password(query: str, said: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        ProducerSettings.load(redis_url=query)
+    assert f"SHOAL_REDIS_URL: {said}" in str(error.value)
+    assert "hidden" not in str(error.value)

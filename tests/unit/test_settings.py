@@ -41,6 +41,23 @@ def test_keys_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hidden" not in shown
 
 
+@pytest.mark.parametrize(
+    "dsn", ["https://sentry.example/7", "https://hidden@sentry.example", "hidden@sentry.example/7"]
+)
+def test_what_is_no_dsn_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch, dsn: str) -> None:
+    monkeypatch.setenv("SHOAL_SENTRY_DSN", dsn)
+    with pytest.raises(
+        SettingsError, match="SHOAL_SENTRY_DSN: must be a DSN such as https://KEY@HOST/PROJECT"
+    ) as error:
+        WorkerSettings.load()
+    assert "hidden" not in str(error.value)
+
+
+def test_an_empty_dsn_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_SENTRY_DSN", "")
+    assert WorkerSettings.load().sentry_dsn is None
+
+
 def test_secrets_come_from_files_and_a_variable_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "shoal_redis_url").write_text("redis://:from-file@redis/0\n")
     (tmp_path / "SHOAL_OPENROUTER_API_KEY").write_text("sk-from-file\n")

@@ -1,9 +1,11 @@
-"""What `shoal up` shows."""
+"""What `shoal up` shows, and what it refuses before anything is started."""
 
 import pytest
+from click.testing import CliRunner
 from pydantic import SecretStr
 
-from shoal_worker.up import without_login
+from shoal.errors import SettingsError
+from shoal_worker.up import up, without_login
 
 
 @pytest.mark.parametrize(
@@ -18,3 +20,9 @@ from shoal_worker.up import without_login
 )
 def test_no_password_is_shown(url: SecretStr | str | None, shown: str) -> None:
     assert without_login(url) == shown
+
+
+def test_an_open_flower_is_refused_before_anything_is_started() -> None:
+    ran = CliRunner(env={"FLOWER_UNAUTHENTICATED_API": "true"}).invoke(up, ["--sandbox"])
+    assert isinstance(ran.exception, SettingsError)
+    assert "FLOWER_UNAUTHENTICATED_API: unset it" in str(ran.exception)

@@ -5,14 +5,13 @@ it asked for when it began, and put back what a closed connection leaves. `visib
 long a worker may give no sign of life before its connection is closed.
 """
 
-import ssl
 from typing import Any
 
 from kombu import Queue
 
 from shoal import wire
 from shoal.publisher import amqp_queue, is_amqp, ssl_options
-from shoal.redis_url import Sentinels, is_sentinel
+from shoal.redis_url import Sentinels, is_sentinel, tls_options, without_options
 from shoal_worker import transport
 
 
@@ -41,10 +40,10 @@ def configuration(queue_url: str, visibility_timeout_seconds: float) -> dict[str
             "broker_transport_options": {**options, "master_name": known.master},
             "task_queues": redis_queues(),
         }
-    scheme, _, rest = queue_url.partition("://")
+    _, _, rest = without_options(queue_url).partition("://")
     return {
         "broker_url": f"{transport.SCHEME}://{rest}",
-        "broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED} if scheme == "rediss" else None,
+        "broker_use_ssl": tls_options(queue_url),
         "broker_transport_options": options,
         "task_queues": redis_queues(),
     }

@@ -9,6 +9,7 @@ from shoal.book import job_book
 from shoal.errors import QueueUnavailable, SettingsError
 from shoal.postgres_jobs import PostgresJobs
 from shoal.settings import ProducerSettings
+from shoal_worker.doctor.command import doctor
 from shoal_worker.exporter import metrics
 from shoal_worker.flower_app import flower
 from shoal_worker.health import health
@@ -86,4 +87,5 @@ COMMANDS = {
     "flower": flower,
     "health": health,
     "why": why,
+    "doctor": doctor,
 }

@@ -13,6 +13,7 @@ from shoal.errors import SettingsError
 from shoal_worker.flower_access import access_of
 from shoal_worker.settings import WorkerSettings
 
+PORT = 5555
 SAVE_SECONDS = 60
 #: Only for us: what is kept is a pickle, and whoever writes one runs code in who reads it.
 PRIVATE = 0o700
@@ -31,8 +32,13 @@ def kept_in(data_dir: Path) -> dict[str, Any]:
     return {"persistent": True, "db": str(folder / "state"), "state_save_interval": SAVE_SECONDS * 1_000}
 
 
+def port_of(ctx: click.Context | None, param: click.Parameter | None, value: Any) -> int:
+    """A number; not what Kubernetes sets in each pod's `FLOWER_PORT` where a Service is named flower."""
+    return PORT if str(value).startswith("tcp://") else int(click.INT.convert(value, param, ctx))
+
+
 @click.command()
-@click.option("--port", envvar="FLOWER_PORT", default=5555, show_default=True)
+@click.option("--port", envvar="FLOWER_PORT", default=str(PORT), show_default=True, callback=port_of, metavar="NUMBER")
 @click.option("--host", envvar="FLOWER_ADDRESS", default="127.0.0.1", show_default=True, help="Others need a login.")
 @click.option("--read-only", envvar="FLOWER_READ_ONLY", is_flag=True, help="For viewers: no command to any worker.")
 @click.option("--persistent", envvar="FLOWER_PERSISTENT", is_flag=True, help="Remember tasks over a restart.")

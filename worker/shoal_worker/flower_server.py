@@ -1,5 +1,6 @@
 """Flower itself, on the same queue through Celery's stock client, without its results: its API would show answers."""
 
+import os
 import signal
 from typing import Any
 
@@ -14,6 +15,7 @@ from tornado.web import OutputTransform, authenticated
 
 from shoal import wire
 from shoal.control import client_app
+from shoal.errors import SettingsError
 from shoal_worker import logs
 from shoal_worker.flower_access import LOGIN, Access
 from shoal_worker.settings import WorkerSettings
@@ -54,10 +56,17 @@ def watched(settings: WorkerSettings) -> Celery:
 
 
 def configure(access: Access, **chosen: Any) -> None:
-    """Flower's options are one for a process. `chosen` go before its variables, and those before our defaults."""
+    """Flower's options are one for a process. `chosen` go before its variables, and those before our defaults.
+
+    Raises `SettingsError`.
+    """
     logs.configure("WARNING")
     options.tasks_columns, options.purge_offline_workers, options.max_tasks = COLUMNS, GONE_SECONDS, MOST_TASKS
-    apply_env_options()
+    os.environ.pop("FLOWER_PORT", None)  # it is among the chosen ones, where it is a number
+    try:
+        apply_env_options()
+    except ValueError:
+        raise SettingsError("FLOWER_…: one of these variables is no number, or neither true nor false") from None
     options.basic_auth = list(access.logins)
     if access.oauth2_secret:
         options.oauth2_secret, options.cookie_secret = access.oauth2_secret, access.cookie_secret
@@ -67,7 +76,7 @@ def configure(access: Access, **chosen: Any) -> None:
 
 
 def serve(app: Celery) -> None:
-    """Until Ctrl-C or SIGTERM."""
+    """Until Ctrl-C or SIGTERM. Raises `SettingsError` when it cannot listen."""
     server = Flower(capp=app, options=options, **flower_settings)
     prefix = f"/{options.url_prefix.strip('/')}" if options.url_prefix else ""
     server.add_handlers(".*", [(f"{prefix}/metrics", ClosedMetrics)])
@@ -76,8 +85,11 @@ def serve(app: Celery) -> None:
     try:
         port = server.start_http_server()
         said = "" if options.basic_auth or options.auth else f"; to command workers from it set {LOGIN}"
-        click.echo(f"Flower  http://{options.address}:{port}{prefix}{said}")
+        scheme = "https" if server.ssl_options else "http"
+        click.echo(f"Flower  {scheme}://{options.address}:{port}{prefix}{said}")
         server.start()
+    except OSError as error:
+        raise SettingsError(f"--host, --port: nobody can listen at {options.address}:{options.port}: {error}") from None
     except KeyboardInterrupt:
         pass
     finally:

@@ -22,8 +22,9 @@ from pydantic import SecretStr
 
 from shoal.jobs import Usage
 from shoal_worker.errors import ConnectFailed, DeadlineExceeded, ReplyLost, Unauthorized, WorkerError
+from shoal_worker.lookups import KeyStatus, ModelCard, read_key, read_models
 from shoal_worker.ports import ChatReply, ChatRequest, Settlement
-from shoal_worker.refusals import mapping, number
+from shoal_worker.refusals import mapping
 from shoal_worker.replies import HttpReply, Prices, read_generation, read_object, read_reply
 
 _GENERATION_HEADER = "x-generation-id"
@@ -64,15 +65,6 @@ class Sending:
     extensions: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class KeyStatus:
-    """What the provider says of the key. `limit_remaining_usd` None: the key has no limit, or none is told."""
-
-    is_valid: bool
-    limit_remaining_usd: float | None = None
-    usage_usd: float = 0.0
-
-
 class OpenRouter:
     """Implements `ports.ChatModel` and `ports.Generations`. Connections belong to the event loop of the first call."""
 
@@ -84,6 +76,7 @@ class OpenRouter:
         # /key is OpenRouter's own; other gateways show by their list of models whether they accept a key.
         check_path = "key" if gateway.openrouter_fields else "models"
         self._check_url = f"{gateway.base_url.rstrip('/')}/{check_path}"
+        self._models_url = f"{gateway.base_url.rstrip('/')}/models"
         self._generation_url = httpx.URL(f"{gateway.base_url.rstrip('/')}/generation")
         self._extensions = {"timeout": {"connect": gateway.connect_seconds}}
         self._transport = _transport(gateway)
@@ -98,14 +91,14 @@ class OpenRouter:
         """Whether the key is good, and what it may still spend. Raises a `WorkerError` when that cannot be told."""
         reply = await self._exchange("GET", self._check_url, b"", _KEY_CHECK_SECONDS)
         try:
-            data = mapping(read_object(reply, now=self._clock()).get("data"))
+            return read_key(mapping(read_object(reply, now=self._clock()).get("data")))
         except Unauthorized:
             return KeyStatus(is_valid=False)
-        return KeyStatus(
-            is_valid=True,
-            limit_remaining_usd=number(data.get("limit_remaining")),
-            usage_usd=number(data.get("usage")) or 0.0,
-        )
+
+    async def model_card(self, model: str) -> ModelCard | None:
+        """What the catalogue says of a model; None where it has none such. Raises a `WorkerError`."""
+        reply = await self._exchange("GET", self._models_url, b"", _LOOKUP_SECONDS)
+        return read_models(read_object(reply, now=self._clock()).get("data"), model)
 
     async def charged(self, generation_id: str) -> Settlement | None:
         """What a generation was charged. Raises a `WorkerError` when that cannot be told."""

@@ -11,6 +11,7 @@ import socket
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -26,8 +27,10 @@ from shoal.publisher import is_amqp
 from shoal.redis_url import open_client
 from shoal.reports import WorkerReport
 from shoal.signing import Signer
+from shoal_worker import sentry
 from shoal_worker.board import LocalBoard, RedisBoard
 from shoal_worker.calls import CountedModel, clear_doubts
+from shoal_worker.guests import Guests
 from shoal_worker.last_minute import LastMinute
 from shoal_worker.limits import LimitedModel, Limits, gateway_name
 from shoal_worker.openrouter import Gateway, OpenRouter
@@ -43,14 +46,15 @@ from shoal_worker.settings import WorkerSettings
 from shoal_worker.slots import Slots
 from shoal_worker.stores.postgres import PostgresStore
 from shoal_worker.stores.redis import RedisStore
+from shoal_worker.tracing import traced_model, traced_runner
 
 UNDECODABLE_AT_ONCE = 100
 UPKEEP_SECONDS = 1.0
 OUTBOX_SECONDS = 0.2
 PAUSE_SECONDS = 0.05
 RETENTION_SECONDS = 60.0
-#: Some 40 MB of objects that may be garbage. Python's own 700 took 45 % of a busy worker's time, in pauses of 250 ms.
-COLLECT_AFTER_OBJECTS = 200_000
+#: Some 20 MB of objects that may be garbage. Python's own 700 took 45 % of a busy worker's time, in pauses of 250 ms.
+COLLECT_AFTER_OBJECTS = 100_000
 #: How much of the estimate of a slot's throughput the newest second is.
 CAPACITY_SHARE = 0.3
 
@@ -64,12 +68,12 @@ class Process:
         signer = Signer.of(settings.signing_keys)
         queue_url = settings.queue.get_secret_value()
         self._queue = None if is_amqp(queue_url) else redis_client(queue_url)
-        self._outbox = job_book(settings) if settings.has_outbox else None
         self.store = store_of(settings, signer)
         gateway = gateway_of(settings)
         self.provider = OpenRouter(gateway)
         grace_seconds = settings.lease_seconds
-        self.model = CountedModel(self.provider, self.store.calls, slots, gateway.prices, grace_seconds=grace_seconds)
+        provider = traced_model(self.provider, gateway.base_url)
+        self.model = CountedModel(provider, self.store.calls, slots, gateway.prices, grace_seconds=grace_seconds)
         self._generations = self.provider if gateway.openrouter_fields else None
         job_limits = JobLimits(settings.model, settings.model_deadline_seconds, settings.job_time_limit_seconds)
         name = f"{os.getpid()}@{socket.gethostname()}/{uuid.uuid4().hex[:8]}"
@@ -77,8 +81,12 @@ class Process:
         self.limits = Limits(board, name, settings.model, Rates(settings.rpm, settings.tpm))
         self._minute = LastMinute()
         model = LimitedModel(self.model, self.limits, self._minute)
-        self.runner: Runner = runner_for(name, self.store, model, job_limits, signer)
-        self.runner.minute = self._minute
+        self._book = job_book(settings)
+        guests = Guests(self._book, self.store, settings)
+        runner = runner_for(name, self.store, model, job_limits, guests.adopt, signer)
+        runner.on_death = partial(sentry.discarded, model=settings.model)
+        runner.minute = self._minute
+        self.runner: Runner = traced_runner(runner)
         self._gateway = limits_name(settings)
         slots.bound = self.limits.room
         self.packs = Packs(self.runner, slots)
@@ -93,7 +101,7 @@ class Process:
         self._dead_letter_ttl_seconds = settings.dead_letter_ttl_seconds
         duties = [self._renew_leases, self._forget_old, self._clear_doubts, self._keep_limits]
         duties += [self._bury_undecodable] if self._queue else []
-        duties += [self._publish_due] if self._outbox else []
+        duties += [self._publish_due] if settings.has_outbox else []
         duties += [self._tell_and_look] if self._fleet else []
         self._upkeep = [asyncio.create_task(self._repeat(duty)) for duty in duties]
 
@@ -114,8 +122,7 @@ class Process:
         await self.model.aclose()
         await self.provider.aclose()
         await self.store.aclose()
-        if self._outbox:
-            await self._outbox.aclose()
+        await self._book.aclose()
         if self._queue:
             await self._queue.aclose()
 
@@ -141,8 +148,7 @@ class Process:
         return PAUSE_SECONDS if forgotten else RETENTION_SECONDS
 
     async def _publish_due(self) -> float:
-        assert self._outbox is not None
-        return 0.0 if await self._outbox.publish_due() else OUTBOX_SECONDS
+        return 0.0 if await self._book.publish_due() else OUTBOX_SECONDS
 
     async def _keep_limits(self) -> float:
         try:
@@ -271,11 +277,12 @@ async def open_process(settings: WorkerSettings, slots: Slots, pulse: Pulse) -> 
 def spare_the_collector() -> None:
     """Have Python look for reference cycles seldom: jobs make none, and each look goes through all that are in flight.
 
-    What errors leave in cycles is found when there is enough of it.
+    What errors and psycopg leave in cycles is found when there is enough of it; soon also what was in use at one look
+    and no more at the next, or a worker would grow for an hour.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(COLLECT_AFTER_OBJECTS, 10, 10)
+    gc.set_threshold(COLLECT_AFTER_OBJECTS, 2, 2)
 
 
 async def close_process() -> None:

@@ -1,12 +1,14 @@
 """What a worker process tells of itself to all others, to `shoal top` and to `shoal metrics`."""
 
 import resource
+from importlib import metadata
 from pathlib import Path
 
 from shoal.reports import Minute, ModelCalls, WorkerReport
 from shoal_worker.limits import Snapshot
 from shoal_worker.slots import Slots
 
+VERSION = metadata.version("shoal")
 _STATM = Path("/proc/self/statm")
 
 
@@ -26,6 +28,7 @@ def report_of(
         gateway=gateway,
         calls=tuple(map(calls_of, snapshots)),
         minute=minute,
+        version=VERSION,
     )
 
 

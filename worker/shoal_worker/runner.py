@@ -16,13 +16,15 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 import structlog
 from pydantic import ValidationError
+from structlog.contextvars import bind_contextvars
 
 from shoal.errors import JobCancelled, JobExpired, JobFailed
 from shoal.jobs import KINDS, Attempt, DeadLetter, JobMessage, Outcome, Result, Usage
@@ -56,6 +58,15 @@ class Done:
 
 
 Ending = Done | Decision
+#: Kind, task id, fields and time of a message from a producer that is not ours; the id of the job that it became.
+TakeIn = Callable[[str, str, Any, float], Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """The message is now the job of this id, and that one's ending will be its own."""
+
+    job_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +89,8 @@ class Crashed(TransientError):
 class Runner:
     """Runs jobs. Time and chance are passed in; `name` is the process's.
 
-    `leases` holds (job id, holder) of every attempt that runs: somebody must keep them renewed.
+    `leases` holds (job id, holder) of every attempt that runs: somebody must keep them renewed. `on_death` hears of
+    each job that is given up.
     """
 
     name: str
@@ -91,7 +103,9 @@ class Runner:
     now: Callable[[], float]
     leases: set[tuple[str, str]]
     answers: Mapping[str, Callable[[Any, Ask], Awaitable[Result]]]
+    take_in: TakeIn
     signer: Signer | None = None
+    on_death: Callable[[DeadLetter], None] = lambda _: None
     minute: LastMinute = field(default_factory=LastMinute)
 
     async def run(
@@ -104,6 +118,7 @@ class Runner:
             message, args = read(raw)
         except InvalidMessage as error:
             return await self._bury_unread(task_id, raw, error)
+        bind_contextvars(job_id=message.id, kind=message.kind, tenant=message.tenant, attempt=message.attempt)
         holder = f"{self.name}/{self.rng.getrandbits(48):012x}"
         begun = await self.store.begin(message.id, holder)
         match begun:
@@ -118,6 +133,16 @@ class Runner:
                     return await self._attempt(message, args, deliveries, holder, asked)
                 finally:
                     self.leases.discard((message.id, holder))
+
+    async def adopt(self, task_id: str, kind: str, raw: Any, signature: object = None) -> Adopted | Discard:
+        """Queue the job of a message from a producer that is not ours."""
+        if self.signer and not self.signer.verifies(raw, signature):
+            return await self._bury_forged(raw)
+        try:
+            with naming_the_field():
+                return Adopted(await self.take_in(kind, task_id, raw, self.now()))
+        except InvalidMessage as error:
+            return await self._bury_unread(task_id, raw, error)
 
     async def _attempt(
         self, message: JobMessage, args: Any, deliveries: int, holder: str, asked: Callable[[], None]
@@ -197,7 +222,7 @@ class Runner:
             message=job.model_dump(mode="json", exclude={"history"}),
         )
         failure = JobExpired if why.cause == Expired.cause else JobFailed
-        await self.store.bury(letter, failure(why.reason, job.id, why.cause, job.attempt), holder)
+        await self._bury(letter, failure(why.reason, job.id, why.cause, job.attempt), holder)
 
     async def _bury_unread(self, task_id: str, raw: Any, error: InvalidMessage) -> Discard:
         fields = raw if isinstance(raw, dict) else {"job": raw}
@@ -210,7 +235,7 @@ class Runner:
             died_at=self.now(),
             message=fields,
         )
-        await self.store.bury(letter, JobFailed(error.reason, task_id, error.cause))
+        await self._bury(letter, JobFailed(error.reason, task_id, error.cause))
         return Discard(error.cause, error.reason)
 
     async def _bury_forged(self, raw: Any) -> Discard:
@@ -230,7 +255,12 @@ class Runner:
         letter = DeadLetter(
             id=job_id, kind="unknown", cause=why.cause, reason=why.reason, attempts=0, died_at=self.now(), raw=raw
         )
-        await self.store.bury(letter, JobFailed(why.reason, job_id, why.cause))
+        await self._bury(letter, JobFailed(why.reason, job_id, why.cause))
+
+    async def _bury(self, letter: DeadLetter, failure: JobFailed, holder: str = "") -> None:
+        """Every job that is given up comes through here, once."""
+        if await self.store.bury(letter, failure, holder):
+            self.on_death(letter)
 
     async def cancelled(self, job_id: str) -> None:
         """Celery's remote control ended the job: whoever waits for it is told."""
@@ -244,11 +274,18 @@ def forged_id(text: str) -> str:
 
 def read(raw: Any) -> tuple[JobMessage, Any]:
     """A message and its typed arguments. Raises `InvalidMessage` that names the field, never its value."""
-    try:
+    with naming_the_field():
         message = JobMessage.model_validate(raw, extra="ignore")
         if message.kind not in KINDS:
             raise InvalidMessage(f"kind: unknown {message.kind[:40]!r}; known: {', '.join(KINDS)}")
         return message, message.arguments()
+
+
+@contextmanager
+def naming_the_field() -> Iterator[None]:
+    """Errors of pydantic's as `InvalidMessage`."""
+    try:
+        yield
     except ValidationError as error:
         faults = error.errors(include_input=False, include_url=False, include_context=False)
         said = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'job'}: {fault['msg']}" for fault in faults[:5])
@@ -290,6 +327,8 @@ def outcome_of(message: JobMessage, result: Result, asker: Asker, started: float
     )
 
 
-def runner_for(name: str, store: JobStore, model: ChatModel, limits: Limits, signer: Signer | None = None) -> Runner:
+def runner_for(
+    name: str, store: JobStore, model: ChatModel, limits: Limits, take_in: TakeIn, signer: Signer | None = None
+) -> Runner:
     """A runner with the standard policy and kinds, the system's time and chance."""
-    return Runner(name, store, model, limits, Policy(), Random(), time.time, set(), ANSWERS, signer)
+    return Runner(name, store, model, limits, Policy(), Random(), time.time, set(), ANSWERS, take_in, signer)

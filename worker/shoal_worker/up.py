@@ -14,7 +14,8 @@ from shoal.errors import SettingsError
 from shoal_worker import services
 from shoal_worker.errors import WorkerError
 from shoal_worker.flower_access import access_of
-from shoal_worker.openrouter import KeyStatus, OpenRouter
+from shoal_worker.lookups import KeyStatus
+from shoal_worker.openrouter import OpenRouter
 from shoal_worker.process import gateway_of
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.stores import migrations

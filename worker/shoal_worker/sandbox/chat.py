@@ -123,7 +123,9 @@ class Sandbox:
             raise Refused(error(400, str(unknown))) from None
         if by_request is None and markers:
             by_request = call_for_turn(markers, self._turn((ask.custom_id, markers)))
-        call = by_request or by_scenario
+        limit_usd = self.playback.scenario.key_limit_usd
+        spent = FaultCall(Fault.KEY_LIMIT) if limit_usd is not None and self.ledger.cost_usd >= limit_usd else None
+        call = spent or by_request or by_scenario
         record.fault = None if call is None else call.fault.value
         return call
 
@@ -192,10 +194,12 @@ _CUT_HERE = frozenset({Fault.CONNECTION_RESET, Fault.CUT_BODY})
 
 
 def check_key(request: web.Request) -> None:
-    """Any key is good, as long as there is one. It is neither stored nor logged."""
+    """Any key is good, as long as there is one and the scenario refuses none. It is neither stored nor logged."""
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise Refused(error(401, "Missing Authentication header"))
+    if request.app[SANDBOX].playback.scenario.key_is_refused:
+        raise Refused(error(401, "User not found."))
 
 
 def _replayed(stored: Stored, record: Record) -> web.StreamResponse:

@@ -25,11 +25,12 @@ async def key(request: web.Request) -> web.Response:
     refusal = _key_refusal(request)
     if refusal is not None:
         return refusal
-    spent_usd = round(request.app[SANDBOX].ledger.cost_usd, 10)
+    sandbox = request.app[SANDBOX]
+    spent_usd, limit_usd = round(sandbox.ledger.cost_usd, 10), sandbox.playback.scenario.key_limit_usd
     card: dict[str, Any] = {
         "label": "sk-or-v1-sandbox",
-        "limit": None,
-        "limit_remaining": None,
+        "limit": limit_usd,
+        "limit_remaining": None if limit_usd is None else max(0.0, limit_usd - spent_usd),
         "limit_reset": None,
         "include_byok_in_limit": False,
         "usage": spent_usd,

@@ -59,6 +59,10 @@ class Scenario(BaseModel):
     in_flight_budget_usd: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     #: How many calls a second the provider takes, with bursts of one second's worth. None: all of them.
     capacity_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    #: Whether every key is refused, as one that was disabled.
+    key_is_refused: bool = False
+    #: What the key may spend, in USD. None: the key has no limit.
+    key_limit_usd: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     faults: tuple[FaultRule, ...] = ()
 
 

@@ -3,6 +3,7 @@
 Safe under concurrent starts: a lock in the database lets one go first, and the others find it done.
 """
 
+from collections.abc import Sequence
 from importlib.resources import files
 
 import psycopg
@@ -10,6 +11,7 @@ import structlog
 from pydantic import SecretStr
 
 from shoal.errors import SettingsError
+from shoal.postgres import in_words, is_certificate_fault
 
 log = structlog.get_logger()
 
@@ -44,18 +46,29 @@ def migrate(url: SecretStr) -> list[str]:
     return applied
 
 
+def missing(connection: psycopg.Connection) -> list[str]:
+    """The names of the migrations that the database lacks, in their order. Raises psycopg's errors."""
+    [(there,)] = connection.execute("SELECT to_regclass('shoal.migrations') IS NOT NULL").fetchall()
+    done = {name for (name,) in connection.execute("SELECT name FROM shoal.migrations")} if there else set()
+    return [name for name, _ in known() if name not in done]
+
+
+def lacks(names: Sequence[str]) -> str:
+    return f"the database lacks {', '.join(names)}"
+
+
 def check(url: SecretStr) -> None:
     """Raises `SettingsError` when the database has not all the tables that this version needs.
 
-    One that is away is no mistake: jobs wait for it.
+    One that is away is no mistake: jobs wait for it. One whose certificate is not valid is.
     """
     try:
         with psycopg.connect(url.get_secret_value(), connect_timeout=10, autocommit=True) as connection:
-            [(there,)] = connection.execute("SELECT to_regclass('shoal.migrations') IS NOT NULL").fetchall()
-            done = {name for (name,) in connection.execute("SELECT name FROM shoal.migrations")} if there else set()
+            names = missing(connection)
     except psycopg.OperationalError as error:
+        if is_certificate_fault(error):
+            raise SettingsError(f"Postgres cannot be asked: {in_words(error)}") from None
         log.warning("store_is_away", error=type(error).__name__)
         return
-    missing = [name for name, _ in known() if name not in done]
-    if missing:
-        raise SettingsError(f"the database lacks {', '.join(missing)}: run `shoal migrate`")
+    if names:
+        raise SettingsError(f"{lacks(names)}: run `shoal migrate`")

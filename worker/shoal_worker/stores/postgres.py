@@ -22,7 +22,9 @@ from shoal_worker.stores.postgres_calls import PostgresCalls
 
 #: Rows deleted in one statement: some milliseconds of work, so that jobs do not wait behind it.
 FORGET_AT_ONCE = 500
-_SQL = {name: statement("shoal_worker.stores", name) for name in ("begin", "renew", "finish", "park", "forget")}
+_SQL = {
+    name: statement("shoal_worker.stores", name) for name in ("begin", "renew", "finish", "park", "alias", "forget")
+}
 _ENDING = ("id", "holder", "status", "kind", "record", "exact", "finished_at")
 _LETTER = ("cause", "fingerprint", "reason", "attempts", "letter")
 
@@ -41,6 +43,8 @@ class PostgresStore:
         self._ended = database.grouped(_SQL["finish"], (*_ENDING, *_LETTER), **keep)
         self.calls = PostgresCalls(database, self._call)
         self._park = database.grouped(_SQL["park"], ("id", "holder", "message", "after_seconds"))
+
+        self._alias = database.grouped(_SQL["alias"], ("job_id", "alias"))
 
     async def begin(self, job_id: str, holder: str) -> Begun:
         while True:
@@ -75,6 +79,17 @@ class PostgresStore:
         """Store that a job was cancelled; False when it had ended before."""
         ending = _ending(error.job_id, "", Status.CANCELLED, "", records.failed(error, now), now)
         return await self._call(self._ended, *ending, *_NO_LETTER) is not None
+
+    async def alias(self, job_id: str, alias: str) -> None:
+        """However the job ends, that is stored under this id as well."""
+        await self._call(self._alias, job_id, alias)
+
+    async def repeat(self, ending: Outcome[Any] | JobFailed, now: float) -> bool:
+        """Store an ending under the id that it names; False where there is one."""
+        record, status = records.ended(ending, now)
+        kind, at = (ending.kind, ending.finished_at) if isinstance(ending, Outcome) else ("", now)
+        row = _ending(ending.job_id, "", status, kind, record, at)
+        return await self._call(self._ended, *row, *_NO_LETTER) is not None
 
     async def park(self, job_id: str, message: JobMessage, after_seconds: float, holder: str) -> None:
         """Queue the message again in some seconds, from the outbox."""

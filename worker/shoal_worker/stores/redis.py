@@ -26,6 +26,8 @@ from shoal_worker.errors import LeaseHeld
 from shoal_worker.ports import Begun, Granted, Held, Stored
 from shoal_worker.stores.redis_calls import SCRIPTS, RedisCalls
 
+#: Longer than any job lives that is not told otherwise.
+ALIAS_SECONDS = 30 * 86_400
 FORGOTTEN_AT_ONCE = 500
 #: What a server that restarts, fails over or loads its data says. Everything else is a mistake of ours.
 AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OSError)
@@ -38,7 +40,7 @@ class RedisStore:
         self, client: "Redis", *, lease_seconds: float, keep_seconds: int, rng: Random, signer: Signer | None = None
     ) -> None:
         self._client = client
-        texts = {name: wire.script("shoal_worker.stores", name) for name in ("begin", "renew", "park")}
+        texts = {name: wire.script("shoal_worker.stores", name) for name in ("begin", "renew", "park", "alias")}
         for name in ("finish", "forget_letters"):
             texts[name] = wire.script("shoal", "dead") + wire.script("shoal_worker.stores", name)
         self._scripts = Scripts(client, texts | SCRIPTS)
@@ -77,6 +79,15 @@ class RedisStore:
         """Store that a job was cancelled; False when it had ended before."""
         return await self._finish(error.job_id, records.failed(error, now), Status.CANCELLED, "")
 
+    async def alias(self, job_id: str, alias: str) -> None:
+        """However the job ends, that is stored under this id as well."""
+        await self._call("alias", [wire.aliases(job_id)], [alias, ALIAS_SECONDS])
+
+    async def repeat(self, ending: Outcome[Any] | JobFailed, now: float) -> bool:
+        """Store an ending under the id that it names; False where there is one."""
+        record, status = records.ended(ending, now)
+        return await self._finish(ending.job_id, record, status, "")
+
     async def park(self, job_id: str, message: JobMessage, after_seconds: float, holder: str) -> None:
         """Queue the message again in some seconds."""
         keys = [*self._keys(job_id), wire.OUTBOX]
@@ -97,7 +108,10 @@ class RedisStore:
         buried = (letter.model_dump_json(), letter.died_at) if letter else ("", 0)
         stored = await self._call(
             "finish",
-            [*self._keys(job_id), wire.DEAD, wire.DEAD_TIMES, wire.job_calls(job_id), _sums_of_today()],
+            [
+                *(*self._keys(job_id), wire.DEAD, wire.DEAD_TIMES),
+                *(wire.job_calls(job_id), _sums_of_today(), wire.aliases(job_id)),
+            ],
             [holder, record, self._keep_seconds, wire.result_record(job_id), status, job_id, *buried],
         )
         return bool(stored)

@@ -33,6 +33,18 @@ stored AS (
   ON CONFLICT (job_id) DO NOTHING
   RETURNING job_id, status
 ),
+aliased AS (
+  INSERT INTO shoal.endings (job_id, kind, tenant, status, record, exact, finished_at, keep_until)
+  SELECT
+    a.alias, g.kind, g.tenant, g.status, replace(g.record, g.id, a.alias)::jsonb, replace(g.exact, g.id, a.alias),
+    to_timestamp(g.finished_at), clock_timestamp() + make_interval(secs => %(keep_seconds)s)
+  FROM allowed AS g
+  JOIN stored AS s ON s.job_id = g.id
+  JOIN shoal.aliases AS a ON a.job_id = g.id
+  ORDER BY a.alias
+  ON CONFLICT (job_id) DO NOTHING
+  RETURNING job_id
+),
 released AS (
   UPDATE shoal.jobs AS j
   SET
@@ -76,7 +88,10 @@ joined AS (
 -- A payload has room for 8,000 bytes.
 told AS (
   SELECT pg_notify('shoal_endings', string_agg(job_id, ','))
-  FROM (SELECT job_id, sum(octet_length(job_id) + 1) OVER (ORDER BY job_id) / 4000 AS part FROM stored) AS parts
+  FROM (
+    SELECT job_id, sum(octet_length(job_id) + 1) OVER (ORDER BY job_id) / 4000 AS part
+    FROM (SELECT job_id FROM stored UNION ALL SELECT job_id FROM aliased) AS ended
+  ) AS parts
   GROUP BY part
 )
 SELECT job_id, (SELECT count(*) FROM told) FROM stored

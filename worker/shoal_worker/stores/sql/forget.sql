@@ -13,6 +13,16 @@ jobs AS (
   )
   RETURNING 1
 ),
+aliases AS (
+  DELETE FROM shoal.aliases
+  WHERE (job_id, alias) IN (
+    SELECT job_id, alias FROM shoal.aliases
+    WHERE keep_until < clock_timestamp()
+    LIMIT %(most)s
+    FOR UPDATE SKIP LOCKED
+  )
+  RETURNING 1
+),
 letters AS (
   DELETE FROM shoal.dead_letters
   WHERE job_id IN (
@@ -23,4 +33,6 @@ letters AS (
   )
   RETURNING 1
 )
-SELECT (SELECT count(*) FROM endings) + (SELECT count(*) FROM jobs) + (SELECT count(*) FROM letters)
+SELECT
+  (SELECT count(*) FROM endings) + (SELECT count(*) FROM jobs)
+  + (SELECT count(*) FROM aliases) + (SELECT count(*) FROM letters)
