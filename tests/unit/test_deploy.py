@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from deployed import (
     COMPOSE,
@@ -30,6 +31,7 @@ from deployed import (
     pods,
     unknown_variables,
 )
+from shoal.cli import shoal
 from shoal_worker import services
 from shoal_worker.settings import WorkerSettings
 
@@ -278,6 +280,20 @@ def test_selectors_ports_and_secrets_of_kubernetes_meet(overlay: str) -> None:
     assert {secret for started in in_kubernetes(overlay) for secret in started.secrets} <= made
     names = {p["containerPort"] for _, pod in pods(overlay) for c in pod["containers"] for p in c.get("ports", [])}
     assert {parsed([PROGRAM, "flower"])["port"], parsed([PROGRAM, "metrics"])["port"]} <= names
+
+
+def test_what_is_there_twice_for_kustomize_is_the_same() -> None:
+    for one, other in (
+        ("k8s/base/pod.yaml", "k8s/schedule/pod.yaml"),
+        ("docker/schedule.toml", "k8s/schedule/schedule.toml"),
+    ):
+        assert (DEPLOY / one).read_bytes() == (DEPLOY / other).read_bytes()
+
+
+def test_the_schedule_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_SCHEDULE_FILE", str(DEPLOY / "docker" / "schedule.toml"))
+    done = CliRunner().invoke(shoal, ["schedule", "check"])
+    assert done.exit_code == 0, done.output
 
 
 # --- systemd ---------------------------------------------------------------------------------------------------------
