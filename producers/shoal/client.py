@@ -30,6 +30,7 @@ from shoal.messages import PACK_JOBS, Options, kept_seconds, message_of, packs
 from shoal.ports import Claimed, DeadLetters
 from shoal.results import ResultWatcher
 from shoal.settings import ProducerSettings
+from shoal.tracing import enqueueing
 
 T = TypeVar("T")
 #: How many jobs `map` keeps in flight. It bounds the memory on this side, and what a stop leaves to finish.
@@ -89,14 +90,15 @@ class AsyncShoal:
         return queued
 
     async def _enqueue(self, message: JobMessage) -> Claimed:
-        return await self._book.enqueue(message, kept_seconds(message, self.settings))
+        with enqueueing(message.kind):
+            return await self._book.enqueue(message, kept_seconds(message, self.settings))
 
     async def _enqueue_pack(self, messages: list[JobMessage]) -> list[Claimed]:
         if messages[0].lane == "interactive":
             return await asyncio.gather(*map(self._enqueue, messages))
-        return await self._book.enqueue_pack(
-            messages, max(kept_seconds(message, self.settings) for message in messages)
-        )
+        kept = max(kept_seconds(message, self.settings) for message in messages)
+        with enqueueing(messages[0].kind):
+            return await self._book.enqueue_pack(messages, kept)
 
     async def replay(self, letter: DeadLetter, changes: Changes) -> "AsyncJob[Any]":
         """Run a dead job again, under its own id. Raises `InvalidJob` for what was never a job, `QueueUnavailable`."""

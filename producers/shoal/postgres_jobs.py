@@ -48,7 +48,8 @@ def _unavailable() -> Iterator[None]:
             raise QueueUnavailable(f"the database did not answer: {type(error).__name__}") from error
         if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
             raise ShoalError("the database has none of our tables yet, or old ones: run `shoal migrate`") from None
-        raise
+        # The database's own words may show the row.
+        raise ShoalError(f"the database refused a statement: {type(error).__name__}") from None
 
 
 class PostgresJobs:

@@ -28,7 +28,9 @@ def normalised_fields(fields: object) -> Schema:
     try:
         Draft202012Validator.check_schema(fields)
     except SchemaError as error:
-        raise ValueError(f"is no valid JSON Schema: {error.message}") from error
+        # Its message shows the whole value, and a schema's descriptions may be private.
+        at, rule = error.json_path, error.validator
+        raise ValueError(f"is no valid JSON Schema: what stands at {at} must hold to {rule!r}") from None
     except (OverflowError, RecursionError) as error:
         raise ValueError(f"holds a pattern or a nesting that cannot be checked: {type(error).__name__}") from error
     plain = _plain(fields, fields.get("$defs", {}), "fields", 0)

@@ -11,6 +11,7 @@ from typing import Any
 
 from shoal.jobs import JobMessage
 from shoal.signing import Signer
+from shoal.tracing import carrier
 
 TASK_PREFIX = "shoal."
 #: The queue that is served first, and the one that fills what it leaves.
@@ -184,4 +185,5 @@ def _headers(task: str, task_id: str, tenant: str, shown: str) -> dict[str, Any]
         "stamped_headers": None,
         "stamps": {},
         TENANT_HEADER: tenant,
+        **carrier(),
     }

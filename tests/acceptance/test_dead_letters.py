@@ -122,3 +122,14 @@ def test_a_worker_that_froze_beyond_its_lease_changes_nothing_when_it_wakes(
     second = shoal.enqueue(Classify(text="charged thrice", labels=LABELS))
     assert second.result(30).label == "billing"
     assert frozen.poll() is None
+
+
+def test_a_message_with_arguments_in_strange_places_is_a_dead_letter(workers: Workers, client: "redis.Redis") -> None:
+    """Celery could not even call the task, and would drop the message."""
+    workers.start()
+    with Celery(broker=workers.valkey, set_as_current=False) as app:
+        for task, name in (("shoal.classify", "job"), ("shoal.pack", "jobs")):
+            app.send_task(task, args=["a", "b", "c"], queue="shoal", ignore_result=True)
+            app.send_task(task, args=["a"], kwargs={name: "b", "task": "c"}, queue="shoal", ignore_result=True)
+    eventually(lambda: client.hlen("shoal:dead") == 4, what="four dead letters")
+    assert {json.loads(letter)["cause"] for letter in client.hvals("shoal:dead")} == {"invalid_message"}

@@ -39,3 +39,20 @@ def test_keys_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = repr(WorkerSettings.load())
     assert "secret" not in shown
     assert "hidden" not in shown
+
+
+@pytest.mark.parametrize(
+    "dsn", ["https://sentry.example/7", "https://hidden@sentry.example", "hidden@sentry.example/7"]
+)
+def test_what_is_no_dsn_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch, dsn: str) -> None:
+    monkeypatch.setenv("SHOAL_SENTRY_DSN", dsn)
+    with pytest.raises(
+        SettingsError, match="SHOAL_SENTRY_DSN: must be a DSN such as https://KEY@HOST/PROJECT"
+    ) as error:
+        WorkerSettings.load()
+    assert "hidden" not in str(error.value)
+
+
+def test_an_empty_dsn_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_SENTRY_DSN", "")
+    assert WorkerSettings.load().sentry_dsn is None

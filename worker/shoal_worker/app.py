@@ -12,7 +12,7 @@ from kombu.utils import json as kombu_json
 from pydantic_core import from_json
 
 from shoal import wire
-from shoal_worker import broker, tasks
+from shoal_worker import broker, sentry, tasks, tracing
 from shoal_worker.loop import LoopThread
 from shoal_worker.process import close_process, open_process, process
 from shoal_worker.settings import WorkerSettings
@@ -69,6 +69,8 @@ def connect_process(settings: WorkerSettings) -> None:
 
     def on_stop(sender: Any, **_: Any) -> None:
         sender.thread.wait_for(close_process(), CLOSE_SECONDS)
+        tracing.close()
+        sentry.close()
 
     def on_revoked(request: Any, **_: Any) -> None:
         jobs = (request.kwargs or {}).get("jobs") if request.task == wire.PACK_TASK else None

@@ -2,10 +2,12 @@
 
 import contextlib
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.control import control_command
+from kombu.utils.url import maybe_sanitize_url
 from redis.exceptions import RedisError
 
 from shoal_worker.process import process
@@ -25,6 +27,15 @@ BURY_SECONDS = 30.0
 EVENTS_SECONDS = 0.25
 #: Celery publishes every 24 events, and its loop stands still until Redis has answered.
 EVENTS_AT_ONCE = 1_000
+
+
+_PUBLIC = frozenset("hostname userid virtual_host port transport connect_timeout heartbeat failover_strategy".split())
+
+
+def public(connection: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a connection what all may know. Celery leaves out the password, but not those of the other nodes."""
+    told = {name: connection[name] for name in _PUBLIC if name in connection}
+    return told | {"alternates": [maybe_sanitize_url(url) for url in connection.get("alternates") or ()]}
 
 
 class Consumer(CeleryConsumer):
@@ -82,6 +93,11 @@ class Consumer(CeleryConsumer):
         job_id = str((message.headers or {}).get("id") or uuid.uuid4())
         self.pool.thread.wait_for(process().bury(job_id, reason, body), BURY_SECONDS)
         message.ack()
+
+    def info(self) -> dict[str, Any]:
+        """What remote control and Flower tell of the connection."""
+        told: dict[str, Any] = super().info()
+        return told | {"broker": public(told["broker"])}
 
     def shutdown(self) -> None:
         """The pool has ended: what was fetched and never begun goes back at once. RabbitMQ sees to that itself."""

@@ -6,6 +6,7 @@ and it continues with the value.
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
@@ -14,6 +15,8 @@ import uvloop
 from greenlet import getcurrent, greenlet
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 def await_(awaitable: Awaitable[T]) -> T:
@@ -35,11 +38,18 @@ async def drive(body: Callable[[], T], seen_as: Callable[[BaseException], BaseEx
         try:
             answer = await value
         except BaseException as error:  # noqa: BLE001 it belongs to the greenlet
-            value = runner.throw(seen_as(error))
+            seen = seen_as(error)
+            # With its traceback: what failed is in what was awaited, and not where it is raised again.
+            value = runner.throw(type(seen), seen, seen.__traceback__)
         else:
             value = runner.switch(answer)
     result: T = value
     return result
+
+
+def _log_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody awaits. The loop's own line would hold the exception's message."""
+    log.error("loop_error", exc_info=context.get("exception"))
 
 
 class LoopThread:
@@ -47,6 +57,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        self.loop.set_exception_handler(_log_error)
         self._thread = threading.Thread(target=self._run, name="shoal-loop", daemon=True)
 
     def _run(self) -> None:

@@ -18,6 +18,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextvars import Context
 from functools import partial
 from itertools import count
 from typing import Any
@@ -223,7 +224,8 @@ class TaskPool(BasePool):
             run.timers.append(loop.call_later(soft, self._soft_limit, run, soft))
         if hard:
             run.timers.append(loop.call_later(hard, self._hard_limit, run, hard))
-        run.task = loop.create_task(self._body(run))
+        # In a context of its own: this may run in that of the task which has just freed the slot.
+        run.task = loop.create_task(self._body(run), context=Context())
 
     async def _body(self, run: Run) -> None:
         try:

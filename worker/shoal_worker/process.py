@@ -11,6 +11,7 @@ import socket
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -25,6 +26,7 @@ from shoal.publisher import is_amqp
 from shoal.redis_url import open_client
 from shoal.reports import WorkerReport
 from shoal.signing import Signer
+from shoal_worker import sentry
 from shoal_worker.board import LocalBoard, RedisBoard
 from shoal_worker.calls import CountedModel, clear_doubts
 from shoal_worker.guests import Guests
@@ -42,6 +44,7 @@ from shoal_worker.settings import WorkerSettings
 from shoal_worker.slots import Slots
 from shoal_worker.stores.postgres import PostgresStore
 from shoal_worker.stores.redis import RedisStore
+from shoal_worker.tracing import traced_model, traced_runner
 
 UNDECODABLE_AT_ONCE = 100
 UPKEEP_SECONDS = 1.0
@@ -67,7 +70,8 @@ class Process:
         gateway = gateway_of(settings)
         self.provider = OpenRouter(gateway)
         grace_seconds = settings.lease_seconds
-        self.model = CountedModel(self.provider, self.store.calls, slots, gateway.prices, grace_seconds=grace_seconds)
+        provider = traced_model(self.provider, gateway.base_url)
+        self.model = CountedModel(provider, self.store.calls, slots, gateway.prices, grace_seconds=grace_seconds)
         self._generations = self.provider if gateway.openrouter_fields else None
         job_limits = JobLimits(settings.model, settings.model_deadline_seconds, settings.job_time_limit_seconds)
         name = f"{os.getpid()}@{socket.gethostname()}/{uuid.uuid4().hex[:8]}"
@@ -77,8 +81,10 @@ class Process:
         model = LimitedModel(self.model, self.limits, self._minute)
         self._book = job_book(settings)
         guests = Guests(self._book, self.store, settings)
-        self.runner: Runner = runner_for(name, self.store, model, job_limits, guests.adopt, signer)
-        self.runner.minute = self._minute
+        runner = runner_for(name, self.store, model, job_limits, guests.adopt, signer)
+        runner.on_death = partial(sentry.discarded, model=settings.model)
+        runner.minute = self._minute
+        self.runner: Runner = traced_runner(runner)
         self._gateway = limits_name(settings)
         slots.bound = self.limits.room
         self.packs = Packs(self.runner, slots)

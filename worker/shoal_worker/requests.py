@@ -1,22 +1,32 @@
-"""What Celery tells of a task that a worker has, to remote control, in events, and so to Flower: never a text."""
+"""Celery's view of a message in a worker, which shows its sizes and nothing that it holds.
 
+What remote control (`celery inspect`), events and Flower tell of a task is made of it. Celery shows whole arguments to
+whoever asks, and believes what a producer says that they are.
+"""
+
+import re
 from typing import Any
 
 from celery.worker.request import Request as CeleryRequest
 
-from shoal import wire
+#: What our own producers say (`wire.py`): whose it is and what kind, how many of what, how many bytes.
+_NAMES = r"'(?:kind|tenant)': '[\w.@-]*'"
+_NUMBERS = r"'(?:jobs|labels|documents|fields|attempt|bytes)': \d+"
+SHOWN = re.compile(rf"\{{(?:(?:{_NAMES}|{_NUMBERS})(?:, )?)+\}}")
+NO_ARGS = "()"
 
 
 class Request(CeleryRequest):
-    """Chosen by each task's `Request`. Celery's own tells the arguments of tasks that wait in a worker as they are."""
+    """Chosen by each task's `Request`."""
 
     def __init__(self, message: Any, **options: Any) -> None:
         super().__init__(message, **options)
-        if wire.TENANT_HEADER not in self.request_dict:
-            # No message of ours: its sender's client has put the arguments into the columns that Flower shows.
-            self._argsrepr, self._kwargsrepr = "()", f"{{'bytes': {len(self.body)}}}"
+        said: object = self._request_dict.get("kwargsrepr")
+        if not (isinstance(said, str) and SHOWN.fullmatch(said)):
+            said = f"{{'bytes': {len(self._body or '')}}}"
+        self._argsrepr, self._kwargsrepr = NO_ARGS, said
+        self._request_dict |= {"argsrepr": NO_ARGS, "kwargsrepr": said}
 
-    def info(self, safe: bool = False) -> dict[str, Any]:  # noqa: ARG002 Celery's signature
-        """For `inspect`; who asks has no choice."""
-        shown: dict[str, Any] = super().info(safe=True)
-        return shown
+    def info(self, safe: bool = False) -> dict[str, Any]:  # noqa: ARG002 whoever asks may say that it wants all
+        told: dict[str, Any] = super().info(safe=True)
+        return told

@@ -24,6 +24,7 @@ from typing import Any
 
 import structlog
 from pydantic import ValidationError
+from structlog.contextvars import bind_contextvars
 
 from shoal.errors import JobCancelled, JobExpired, JobFailed
 from shoal.jobs import KINDS, Attempt, DeadLetter, JobMessage, Outcome, Result, Usage
@@ -88,7 +89,8 @@ class Crashed(TransientError):
 class Runner:
     """Runs jobs. Time and chance are passed in; `name` is the process's.
 
-    `leases` holds (job id, holder) of every attempt that runs: somebody must keep them renewed.
+    `leases` holds (job id, holder) of every attempt that runs: somebody must keep them renewed. `on_death` hears of
+    each job that is given up.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Runner:
     answers: Mapping[str, Callable[[Any, Ask], Awaitable[Result]]]
     take_in: TakeIn
     signer: Signer | None = None
+    on_death: Callable[[DeadLetter], None] = lambda _: None
     minute: LastMinute = field(default_factory=LastMinute)
 
     async def run(
@@ -115,6 +118,7 @@ class Runner:
             message, args = read(raw)
         except InvalidMessage as error:
             return await self._bury_unread(task_id, raw, error)
+        bind_contextvars(job_id=message.id, kind=message.kind, tenant=message.tenant, attempt=message.attempt)
         holder = f"{self.name}/{self.rng.getrandbits(48):012x}"
         begun = await self.store.begin(message.id, holder)
         match begun:
@@ -218,7 +222,7 @@ class Runner:
             message=job.model_dump(mode="json", exclude={"history"}),
         )
         failure = JobExpired if why.cause == Expired.cause else JobFailed
-        await self.store.bury(letter, failure(why.reason, job.id, why.cause, job.attempt), holder)
+        await self._bury(letter, failure(why.reason, job.id, why.cause, job.attempt), holder)
 
     async def _bury_unread(self, task_id: str, raw: Any, error: InvalidMessage) -> Discard:
         fields = raw if isinstance(raw, dict) else {"job": raw}
@@ -231,7 +235,7 @@ class Runner:
             died_at=self.now(),
             message=fields,
         )
-        await self.store.bury(letter, JobFailed(error.reason, task_id, error.cause))
+        await self._bury(letter, JobFailed(error.reason, task_id, error.cause))
         return Discard(error.cause, error.reason)
 
     async def _bury_forged(self, raw: Any) -> Discard:
@@ -251,7 +255,12 @@ class Runner:
         letter = DeadLetter(
             id=job_id, kind="unknown", cause=why.cause, reason=why.reason, attempts=0, died_at=self.now(), raw=raw
         )
-        await self.store.bury(letter, JobFailed(why.reason, job_id, why.cause))
+        await self._bury(letter, JobFailed(why.reason, job_id, why.cause))
+
+    async def _bury(self, letter: DeadLetter, failure: JobFailed, holder: str = "") -> None:
+        """Every job that is given up comes through here, once."""
+        if await self.store.bury(letter, failure, holder):
+            self.on_death(letter)
 
     async def cancelled(self, job_id: str) -> None:
         """Celery's remote control ended the job: whoever waits for it is told."""

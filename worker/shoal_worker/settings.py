@@ -4,7 +4,8 @@ import difflib
 import os
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
@@ -53,6 +54,27 @@ class WorkerSettings(ProducerSettings):
 
     #: Start on a Redis that hides INFO from us and so cannot be seen not to evict. One that shows it is looked at.
     redis_trusted: bool = False
+
+    #: Unset: text where standard error is a terminal, else JSON.
+    log_format: Literal["json", "text"] | None = None
+    #: Where errors go. Unset: nowhere.
+    sentry_dsn: SecretStr | None = None
+    sentry_environment: str = Field(default="production", min_length=1, max_length=64, pattern=r"^[^\s/]+$")
+    #: Unset: the version of the package.
+    sentry_release: str | None = None
+    #: Which share of the errors is sent, and of the messages as transactions.
+    sentry_sample_rate: float = Field(default=1.0, ge=0, le=1)
+    sentry_traces_sample_rate: float = Field(default=0.0, ge=0, le=1)
+
+    @field_validator("sentry_dsn")
+    @classmethod
+    def _is_a_dsn(cls, value: SecretStr | None) -> SecretStr | None:
+        if not value:
+            return None  # deployments pass on an empty variable where they have none
+        parts = urlsplit(value.get_secret_value())
+        if not (parts.scheme in ("http", "https") and parts.username and parts.hostname and parts.path[1:]):
+            raise ValueError("must be a DSN such as https://KEY@HOST/PROJECT, from the project's page in Sentry")
+        return value
 
     @field_validator("openrouter_base_url")
     @classmethod

@@ -13,9 +13,8 @@ flight are renewed while their tasks run (the visibility timeout can be short), 
 by the living. A channel that closes puts nothing back, because its tasks go on: their acknowledgements wait in the
 process's ledger (`ledger.py`) for the next channel.
 
-Behind Sentinel the same, with a connection to the primary of the day. What a failover loses of all this is a
-message taken, renewed or acknowledged a moment before: it comes once more, and leases and stored results keep its
-answer single.
+Behind Sentinel the same, with a connection to the primary of the day. A message that was taken, renewed or acknowledged
+just before a failover comes once more; leases and stored results keep its answer single.
 """
 
 import logging
@@ -36,6 +35,7 @@ from redis.sentinel import SentinelManagedConnection
 
 from shoal import wire
 from shoal.redis_url import SENTINEL_OPTIONS, is_away
+from shoal_worker import sentry
 from shoal_worker.ledger import Ack, Ledger, Move, ledger_of
 
 log = logging.getLogger(__name__)
@@ -320,6 +320,7 @@ class Channel(stock.Channel):
                 self.ledger.counts.restored += 1
         if found:
             log.warning("restored %d messages of workers that are gone", len(found) // 3)
+            sentry.worker_lost(len(found) // 3)
             self.flush()
             self._looks_at_all = True
 
