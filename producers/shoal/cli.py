@@ -12,7 +12,7 @@ from shoal.errors import ShoalError
 from shoal.submit_cli import submit
 from shoal.top import top
 
-WORKER_COMMANDS = ("up", "worker", "sandbox", "migrate", "recover", "metrics", "why", "flower", "doctor")
+WORKER_COMMANDS = ("up", "worker", "sandbox", "migrate", "recover", "metrics", "health", "why", "flower", "doctor")
 
 
 class Commands(click.Group):

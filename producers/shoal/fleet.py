@@ -43,6 +43,8 @@ class FleetView:
     parked: int = 0
     unacked: int = 0
     workers: tuple[WorkerReport, ...] = ()
+    #: Whether a beat runs the schedule.
+    has_beat: bool = False
 
     @property
     def backlog_jobs(self) -> int:
@@ -114,7 +116,7 @@ class Fleet:
 
     async def look(self, report: WorkerReport | None = None) -> FleetView:
         """Raises `QueueUnavailable`."""
-        keys = [wire.WORKERS, wire.OUTBOX, "unacked", *(queue for _, queue in _LANES)]
+        keys = [wire.WORKERS, wire.OUTBOX, "unacked", wire.BEAT_LEADER, *(queue for _, queue in _LANES)]
         told = [report.name, report.model_dump_json()] if report else ["", ""]
         try:
             reply = await self._scripts.call("fleet", keys, [*told, SILENT_SECONDS, TENANTS_NAMED])
@@ -131,9 +133,9 @@ def open_fleet(queue_url: str) -> Fleet:
 
 
 def _view(reply: Sequence[Any]) -> FleetView:
-    parked, unacked, told, *counted = reply
+    parked, unacked, beats, told, *counted = reply
     lanes = {lane: _lane(*counts) for (lane, _), counts in zip(_LANES, counted, strict=True)}
-    return FleetView(lanes, int(parked), int(unacked), tuple(filter(None, map(_report, told))))
+    return FleetView(lanes, int(parked), int(unacked), tuple(filter(None, map(_report, told))), bool(beats))
 
 
 def _lane(messages: int, jobs: int, *named: Any) -> Lane:

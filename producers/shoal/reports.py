@@ -44,6 +44,20 @@ class ModelCalls(Wire):
     usual_seconds: float = 0.0
 
 
+class Progress(Wire):
+    """Whether a worker gets on. What one of before health checks does not tell is well.
+
+    `node` is Celery's name of it; `is_stopping`: nothing begins there any more. `hub_silent_seconds`: since the
+    consumer's thread turned last. `stalled_seconds`: for how long messages have waited that it had room for, while none
+    came.
+    """
+
+    node: str = ""
+    is_stopping: bool = False
+    hub_silent_seconds: float = 0.0
+    stalled_seconds: float = 0.0
+
+
 class WorkerReport(Wire):
     """What a worker process tells of itself each second.
 
@@ -64,3 +78,9 @@ class WorkerReport(Wire):
     calls: tuple[ModelCalls, ...] = ()
     minute: Minute = Minute()
     version: str = ""
+    progress: Progress = Progress()
+
+    @property
+    def host(self) -> str:
+        """The name of its machine, or container. `name` is PID@HOST/CHANCE."""
+        return self.name.partition("@")[2].rpartition("/")[0]

@@ -1,9 +1,16 @@
 """What a producer can set: `SHOAL_*` in the environment or in `.env`."""
 
+import os
+from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 from shoal.errors import SettingsError
 from shoal.publisher import is_amqp
@@ -37,7 +44,32 @@ class ProducerSettings(BaseSettings):
     #: Keys that sign messages, separated by commas: the first signs, all are accepted. Unset: nothing is signed.
     signing_keys: SecretStr | None = None
 
+    #: A folder with a file for each secret, named as its variable in any case; a variable that is set comes first.
+    secrets_dir: Path | None = Field(default=None, repr=False)
+
     redis_schemes: ClassVar[tuple[str, ...]] = ("redis://", "rediss://", "sentinel://")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Of pydantic-settings: the environment names the folder of secrets, which a class cannot know."""
+        folder = os.environ.get(f"{PREFIX}SECRETS_DIR")
+        if folder and Path(folder).is_dir():
+            file_secret_settings = SecretsSettingsSource(settings_cls, folder)
+        return init_settings, env_settings, dotenv_settings, file_secret_settings
+
+    @field_validator("secrets_dir")
+    @classmethod
+    def _is_a_folder(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_dir():
+            raise ValueError("must be a folder, with files such as shoal_redis_url in it")
+        return value
 
     @field_validator("redis_url")
     @classmethod

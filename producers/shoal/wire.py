@@ -33,6 +33,8 @@ DEAD_CAUSES = "shoal:dead:causes"
 OPEN_CALLS = "shoal:calls:open"
 OPEN_CALLS_DUE = "shoal:calls:open:due"
 WORKERS = "shoal:workers"
+#: Which `shoal beat` runs the schedule; gone when none does.
+BEAT_LEADER = "shoal:beat:leader"
 MAYBE_CALLS = "shoal:calls:maybe"
 MAYBE_CALLS_TIMES = "shoal:calls:maybe:times"
 MAYBE_CALLS_LOOKUPS = "shoal:calls:maybe:lookups"

@@ -19,6 +19,7 @@ from urllib.request import urlopen
 from shoal.jobs import Outcome
 from shoal_worker import process, transport
 from shoal_worker.ports import ChatModel, ChatReply, ChatRequest, JobStore
+from shoal_worker.progress import Pulse
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.slots import Slots
 
@@ -90,8 +91,8 @@ def set_trap() -> None:
     trap = Trap()
 
     class DyingProcess(process.Process):
-        def __init__(self, settings: WorkerSettings, slots: Slots) -> None:
-            super().__init__(settings, slots)
+        def __init__(self, settings: WorkerSettings, slots: Slots, pulse: Pulse) -> None:
+            super().__init__(settings, slots, pulse)
             self.model._model = DyingModel(self.provider, trap, settings.openrouter_base_url)
             self.runner.store = DyingStore(self.store, trap)
 

@@ -3,14 +3,15 @@
 import sys
 
 from shoal_worker import process
+from shoal_worker.progress import Pulse
 from shoal_worker.retry import Policy
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.slots import Slots
 
 
 class ImpatientProcess(process.Process):
-    def __init__(self, settings: WorkerSettings, slots: Slots) -> None:
-        super().__init__(settings, slots)
+    def __init__(self, settings: WorkerSettings, slots: Slots, pulse: Pulse) -> None:
+        super().__init__(settings, slots, pulse)
         self.runner.policy = Policy(base_seconds=0.05)
 
 

@@ -14,6 +14,7 @@ from shoal.jobs import Result
 from shoal_worker import process
 from shoal_worker.kinds import ANSWERS
 from shoal_worker.ports import Ask
+from shoal_worker.progress import Pulse
 from shoal_worker.retry import Policy
 from shoal_worker.settings import WorkerSettings
 from shoal_worker.slots import Slots
@@ -36,8 +37,8 @@ def leaking(answer: Callable[[Any, Ask], Awaitable[Result]]) -> Callable[[Any, A
 
 
 class LeakyProcess(process.Process):
-    def __init__(self, settings: WorkerSettings, slots: Slots) -> None:
-        super().__init__(settings, slots)
+    def __init__(self, settings: WorkerSettings, slots: Slots, pulse: Pulse) -> None:
+        super().__init__(settings, slots, pulse)
         self.runner.answers = {**ANSWERS, "summarize": leaking(ANSWERS["summarize"])}
         self.runner.policy = Policy(max_attempts=4, base_seconds=0.05)
 

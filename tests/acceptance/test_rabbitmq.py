@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import redis
+from click.testing import CliRunner
 from pydantic import SecretStr
 
 from conftest import Sandbox, Workers, eventually
 from servers import RABBITMQ, Rabbit, rabbit
 from shoal import Classify, ProducerSettings, Shoal, wire
+from shoal_worker.health import health
 
 
 @pytest.fixture
@@ -24,6 +26,11 @@ def server(tmp_path: Path) -> Iterator[Rabbit]:
 
 def settings(valkey: str, queue: str) -> ProducerSettings:
     return ProducerSettings(redis_url=SecretStr(valkey), queue_url=SecretStr(queue))
+
+
+def probed(environ: dict[str, str], *options: str) -> int:
+    """The status of `shoal health`."""
+    return CliRunner().invoke(health, options, env=environ).exit_code
 
 
 def question(number: int) -> Classify:
@@ -48,9 +55,14 @@ def test_a_broker_killed_under_a_working_worker_costs_time_and_no_job(
     assert sandbox.bill()["billed_calls"] == 210
     assert client.hlen(wire.DEAD) == 0
     assert worker.poll() is None
+    environ = {"SHOAL_REDIS_URL": valkey, "SHOAL_QUEUE_URL": server.url}
+    assert probed(environ, "--name", "w0@%h") == 0
+    assert probed(environ, "--live") == 1, "nobody is called celery@%h"
     worker.terminate()
     assert worker.wait(60) == 0
     assert server.counts() == (0, 0)
+    server.kill()
+    assert (probed(environ), probed(environ, "--live")) == (1, 0)
 
 
 def test_a_worker_that_froze_is_relieved_and_finds_its_job_done(

@@ -56,3 +56,21 @@ def test_what_is_no_dsn_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch
 def test_an_empty_dsn_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOAL_SENTRY_DSN", "")
     assert WorkerSettings.load().sentry_dsn is None
+
+
+def test_secrets_come_from_files_and_a_variable_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "shoal_redis_url").write_text("redis://:from-file@redis/0\n")
+    (tmp_path / "SHOAL_OPENROUTER_API_KEY").write_text("sk-from-file\n")
+    monkeypatch.setenv("SHOAL_SECRETS_DIR", str(tmp_path))
+    settings = WorkerSettings.load()
+    assert settings.redis_url.get_secret_value() == "redis://:from-file@redis/0"
+    assert settings.openrouter_api_key is not None
+    assert settings.openrouter_api_key.get_secret_value() == "sk-from-file"
+    monkeypatch.setenv("SHOAL_REDIS_URL", "redis://from-variable/0")
+    assert WorkerSettings.load().redis_url.get_secret_value() == "redis://from-variable/0"
+
+
+def test_a_folder_of_secrets_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SHOAL_SECRETS_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(SettingsError, match="SHOAL_SECRETS_DIR: must be a folder"):
+        WorkerSettings.load()

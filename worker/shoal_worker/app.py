@@ -6,7 +6,7 @@
 from typing import Any
 
 from celery import Celery
-from celery.signals import task_revoked, worker_process_init, worker_process_shutdown
+from celery.signals import celeryd_after_setup, task_revoked, worker_process_init, worker_process_shutdown
 from kombu import serialization
 from kombu.utils import json as kombu_json
 from pydantic_core import from_json
@@ -15,6 +15,7 @@ from shoal import wire
 from shoal_worker import broker, sentry, tasks, tracing
 from shoal_worker.loop import LoopThread
 from shoal_worker.process import close_process, open_process, process
+from shoal_worker.progress import Pulse
 from shoal_worker.settings import WorkerSettings
 
 #: A connection that will not close must not keep the worker.
@@ -62,10 +63,14 @@ def make_app(settings: WorkerSettings) -> Celery:
 def connect_process(settings: WorkerSettings) -> None:
     """Open the process's connections on the pool's loop when it starts, close them there when it stops."""
     threads: list[LoopThread] = []
+    nodes: list[str] = []
+
+    def on_named(sender: str, **_: Any) -> None:
+        nodes[:] = [sender]
 
     def on_start(sender: Any, **_: Any) -> None:
         threads[:] = [sender.thread]
-        sender.thread.wait_for(open_process(settings, sender.slots))
+        sender.thread.wait_for(open_process(settings, sender.slots, Pulse("".join(nodes), sender.ring)))
 
     def on_stop(sender: Any, **_: Any) -> None:
         sender.thread.wait_for(close_process(), CLOSE_SECONDS)
@@ -76,6 +81,7 @@ def connect_process(settings: WorkerSettings) -> None:
         jobs = (request.kwargs or {}).get("jobs") if request.task == wire.PACK_TASK else None
         threads[0].wait_for(process().revoked(request.id, request.task, jobs), CLOSE_SECONDS)
 
+    celeryd_after_setup.connect(on_named, weak=False)
     worker_process_init.connect(on_start, weak=False)
     task_revoked.connect(on_revoked, weak=False)
     worker_process_shutdown.connect(on_stop, weak=False)

@@ -12,6 +12,7 @@ from shoal.settings import ProducerSettings
 from shoal_worker.doctor.command import doctor
 from shoal_worker.exporter import metrics
 from shoal_worker.flower_app import flower
+from shoal_worker.health import health
 from shoal_worker.stores import migrations
 from shoal_worker.up import up
 from shoal_worker.why import why
@@ -84,6 +85,7 @@ COMMANDS = {
     "recover": recover,
     "metrics": metrics,
     "flower": flower,
+    "health": health,
     "why": why,
     "doctor": doctor,
 }

@@ -45,6 +45,7 @@ TOKENS = Gauge(
     "shoal_tokens_per_minute", "Last minute's tokens: gen_ai.client.token.usage by gen_ai.token.type.", "type"
 )
 COST = Gauge("shoal_cost_usd_per_minute", "What the provider charged for replies of the last minute.")
+BEAT = Gauge("shoal_beat_leads", "1 while a beat runs the schedule, else 0: none is there, or none reaches Redis.")
 UP = Gauge("shoal_queue_up", "1 when the queue answered, else 0 and the other figures are missing.")
 RESULTS_UP = Gauge("shoal_results_up", "1 when the results answered, else 0: no dead letters, and parked jobs lack.")
 
@@ -61,6 +62,7 @@ def samples(seen: Overview | None) -> Iterable[Sample]:
     yield RESULTS_UP, "", 0.0 if seen.dead is None else 1.0
     for cause, letters in (seen.dead or {}).items():
         yield DEAD, cause, letters
+    yield BEAT, "", float(seen.fleet.has_beat)
     yield from _jobs(seen.fleet)
     yield from _calls(seen.fleet)
 

@@ -277,6 +277,10 @@ class TaskPool(BasePool):
             with contextlib.suppress(BlockingIOError, OSError):
                 self._ringer.send(b"!")
 
+    def ring(self, hear: Callback) -> None:
+        """Have something called on the consumer's thread when it turns next, which shows that it does."""
+        self._call_back(hear)
+
     # --- anywhere -------------------------------------------------------------------------------------------------
 
     @property

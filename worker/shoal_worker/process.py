@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 
 from shoal import wire
 from shoal.book import job_book
+from shoal.errors import QueueUnavailable
 from shoal.fleet import Fleet, FleetView
 from shoal.postgres import Database
 from shoal.publisher import is_amqp
@@ -35,6 +36,7 @@ from shoal_worker.limits import LimitedModel, Limits, gateway_name
 from shoal_worker.openrouter import Gateway, OpenRouter
 from shoal_worker.packs import Packs, job_ids
 from shoal_worker.ports import JobStore
+from shoal_worker.progress import ProgressMeter, Pulse
 from shoal_worker.quota import Rates
 from shoal_worker.replies import Prices
 from shoal_worker.reports import report_of
@@ -62,7 +64,7 @@ log = structlog.get_logger()
 class Process:
     """The runner of this process and its upkeep: leases renewed, unreadable items buried, the outbox published."""
 
-    def __init__(self, settings: WorkerSettings, slots: Slots) -> None:
+    def __init__(self, settings: WorkerSettings, slots: Slots, pulse: Pulse) -> None:
         signer = Signer.of(settings.signing_keys)
         queue_url = settings.queue.get_secret_value()
         self._queue = None if is_amqp(queue_url) else redis_client(queue_url)
@@ -91,6 +93,7 @@ class Process:
         self._slots = slots
         self._fleet = Fleet(self._queue) if self._queue else None
         self._throughput = Throughput(time.monotonic(), slots)
+        self._progress = ProgressMeter(time.monotonic(), slots, pulse)
         #: How this worker and all of them stood a second ago; read on the consumer's thread too.
         self.report: WorkerReport | None = None
         self.fleet_view: FleetView | None = None
@@ -167,8 +170,14 @@ class Process:
             capacity_per_second = min(capacity_per_second, share.rate)
         speed = (done_per_second, capacity_per_second)
         known, minute = self.limits.snapshot(), self._minute.told(time.monotonic())
-        self.report = report_of(self.runner.name, self._slots, speed, self._gateway, known, minute)
-        self.fleet_view = await self._fleet.look(self.report)
+        report = report_of(self.runner.name, self._slots, speed, self._gateway, known, minute)
+        progress = self._progress.measure(time.monotonic(), self.fleet_view)
+        self.report = report.model_copy(update={"progress": progress})
+        try:
+            self.fleet_view = await self._fleet.look(self.report)
+        except QueueUnavailable:
+            self.fleet_view = None
+            raise
         return UPKEEP_SECONDS
 
     async def _clear_doubts(self) -> float:
@@ -260,9 +269,9 @@ def process_if_open() -> Process | None:
     return next(iter(_current), None)
 
 
-async def open_process(settings: WorkerSettings, slots: Slots) -> None:
+async def open_process(settings: WorkerSettings, slots: Slots, pulse: Pulse) -> None:
     spare_the_collector()
-    _current[:] = [Process(settings, slots)]
+    _current[:] = [Process(settings, slots, pulse)]
 
 
 def spare_the_collector() -> None:

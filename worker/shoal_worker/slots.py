@@ -26,6 +26,8 @@ from shoal.messages import PACK_JOBS
 T = TypeVar("T")
 
 INTERACTIVE, BULK = "interactive", "bulk"
+#: The queue that each lane waits in.
+LANES = {INTERACTIVE: wire.QUEUE, BULK: wire.BULK_QUEUE}
 #: One place in so many is the bulk lane's, however many interactive jobs wait.
 BULK_EVERY = 10
 #: A worker holds jobs for so many times its places.
@@ -141,7 +143,7 @@ class Slots:
         #: How many more jobs the limits on calls let begin soon; None for any number.
         self.bound: Callable[[], int | None] = lambda: None
         self._turn = 0
-        self._is_closed = False
+        self.is_closed = False
 
     @property
     def running(self) -> int:
@@ -178,7 +180,7 @@ class Slots:
 
     def request(self, load: Load, begin: Callable[[bool], None]) -> None:
         """Call `begin(True)` when there is a place, or `begin(False)` when there will be none any more."""
-        if self._is_closed:
+        if self.is_closed:
             begin(False)
             return
         self.lanes[load.lane].waiting.push(load.tenant, load.weight, begin)
@@ -271,7 +273,7 @@ class Slots:
 
     def close(self) -> None:
         """Nobody gets a place any more; who waits is told."""
-        self._is_closed = True
+        self.is_closed = True
         for lane in self.lanes.values():
             while lane.waiting:
                 lane.waiting.pop()(False)

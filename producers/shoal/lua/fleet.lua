@@ -1,12 +1,14 @@
 -- What waits and who works, by one look. It begins with the text of `queue.lua`.
--- KEYS: workers, parked messages, unacked, then the queues.
+-- KEYS: workers, parked messages, unacked, who leads the beats, then the queues.
 -- ARGV: name of the worker that tells of itself or '', what it tells, seconds after which a silent one is gone, how many
 --       tenants are named.
--- Returns {parked, unacked, {what each living worker told, ...}, {messages, jobs, tenant, messages, jobs, ...}, ...}: all
--- of a queue, then of those tenants of whom most waits. Jobs are estimated.
+-- Returns {parked, unacked, 1 while a beat leads, {what each living worker told, ...}, {messages, jobs, tenant, messages,
+-- jobs, ...}, ...}: all of a queue, then of those tenants of whom most waits. Jobs are estimated.
 local now = tonumber(redis.call('TIME')[1])
 local lasting = 3600
 if ARGV[1] ~= '' then
+  -- A full server refuses a script whose first write may grow; once this no-op has written, it lets workers tell.
+  redis.call('HDEL', KEYS[1], '')
   redis.call('HSET', KEYS[1], ARGV[1], now .. ' ' .. ARGV[2])
   redis.call('EXPIRE', KEYS[1], lasting)
 end
@@ -76,8 +78,8 @@ for at = 1, #told, 2 do
     workers[#workers + 1] = text
   end
 end
-local reply = {redis.call('ZCARD', KEYS[2]), redis.call('HLEN', KEYS[3]), workers}
-for place = 4, #KEYS do
+local reply = {redis.call('ZCARD', KEYS[2]), redis.call('HLEN', KEYS[3]), redis.call('EXISTS', KEYS[4]), workers}
+for place = 5, #KEYS do
   reply[#reply + 1] = waiting(KEYS[place])
 end
 return reply
