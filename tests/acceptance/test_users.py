@@ -17,13 +17,15 @@ from shoal import Classify, Extract, Job, JobCancelled, JobFailed, ProducerSetti
 from shoal.cli import shoal as shoal_command
 from shoal.control import client_app
 from shoal.overview import Lookout, Overview
+from shoal.redis_url import open_client
 from shoal_worker import services
+from shoal_worker.beat_book import BeatBook, LastRun
 from shoal_worker.doctor import command
 from shoal_worker.doctor.findings import Grade
 from shoal_worker.settings import WorkerSettings
 
 ACL = Path(__file__).parents[2] / "deploy" / "redis" / "users.acl"
-USERS = ("producer", "worker", "flower", "metrics", "doctor")
+USERS = ("producer", "beat", "worker", "flower", "metrics", "doctor")
 LABELS = ("billing", "bug")
 TEXT = "Ann Smith paid $12.50 on 2024-05-01. The weather was fine. Nobody complained."
 UrlOf = Callable[[str], str]
@@ -85,10 +87,27 @@ def test_the_whole_main_job_runs_with_them(
         monkeypatch.setenv("SHOAL_REDIS_URL", guarded(user))
         told = CliRunner().invoke(shoal_command, words)
         assert told.exit_code == 0, told.output
+    asyncio.run(beating(guarded("beat")))
     watched(guarded, tmp_path)
     worker.terminate()
     assert worker.wait(60) == 0
     assert denied(guarded) == []
+
+
+async def beating(url: str) -> None:
+    """All that a beat writes and reads beside the jobs that it queues as any producer."""
+    book = BeatBook(open_client(url), "1@here", lease_seconds=30)
+    term = await book.lead()
+    assert term
+    await book.begin(term, "nightly", 60)
+    await book.note_jobs(term, "nightly", ["one", "two"])
+    assert await book.noted_jobs("nightly") == ["one", "two"]
+    await book.forget_jobs("nightly", 1)
+    await book.end(term, "nightly", LastRun(60, "queued", 2))
+    assert (await book.progress("nightly")).done_at == 60
+    assert await book.last_run("nightly")
+    await book.resign(term)
+    await book.aclose()
 
 
 def watched(guarded: UrlOf, folder: Path) -> None:

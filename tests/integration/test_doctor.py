@@ -29,6 +29,7 @@ from shoal import Classify, Shoal, wire
 from shoal.cli import shoal as shoal_command
 from shoal.redis_url import open_client
 from shoal_worker import services
+from shoal_worker.beat_book import BeatBook
 from shoal_worker.doctor import command, fleet, flower, postgres, redis
 from shoal_worker.doctor import rabbit as rabbitmq
 from shoal_worker.doctor.findings import Finding, Grade
@@ -38,6 +39,12 @@ from shoal_worker.stores.migrations import migrate
 
 SAFE = ("--appendonly", "yes", "--maxmemory-policy", "noeviction")
 Valkey = Callable[..., str]
+SCHEDULE = """
+[nightly]
+cron = "0 2 * * *"
+kind = "classify"
+args = { text = "I was charged twice", labels = ["billing", "bug"] }
+"""
 
 
 @pytest.fixture
@@ -273,6 +280,25 @@ def test_tasks_of_another_application_in_our_queue_are_found(shoal: Shoal, valke
     with Celery(broker=valkey, set_as_current=False) as other:
         other.send_task("mail.send", queue=wire.QUEUE)
     assert of_fleet(valkey) == {"workers": "warning", "queue-foreign": "fault"}
+
+
+def test_a_schedule_without_a_beat_is_found(valkey: str, tmp_path: Path) -> None:
+    async def found() -> dict[str, str]:
+        return bad(await command.of_schedule(WorkerSettings.load(redis_url=valkey)))
+
+    async def led() -> dict[str, str]:
+        book = BeatBook(open_client(valkey), "1@here", lease_seconds=30)
+        assert await book.lead()
+        await book.aclose()
+        return await found()
+
+    assert asyncio.run(found()) == {}
+    schedule = tmp_path / "schedule.toml"
+    schedule.write_text(SCHEDULE)
+    assert asyncio.run(found()) == {"beat": "warning"}
+    assert asyncio.run(led()) == {}
+    schedule.write_text(SCHEDULE.replace("0 2 * * *", "0 2 * *"))
+    assert asyncio.run(found()) == {"schedule": "fault"}
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal_worker.doctor import fleet, flower, machine, postgres, provider, rabbit, redis, report
+from shoal_worker.doctor import beat, fleet, flower, machine, postgres, provider, rabbit, redis, report
 from shoal_worker.doctor.addresses import is_loopback
 from shoal_worker.doctor.clock import MOST_SECONDS, NOTICED_SECONDS, Clock
 from shoal_worker.doctor.findings import Finding, Grade, fault, fine, warning
@@ -225,6 +225,20 @@ def test_a_job_may_not_last_as_long_as_rabbitmq_waits() -> None:
     assert bad(rabbit.findings(rabbit.Facts("4.0"), 1_500)) == {"rabbitmq-timeout": "warning"}
     assert bad(rabbit.findings(rabbit.Facts("4.0", is_other_kind=True), 300)) == {"rabbitmq-queue": "fault"}
     assert bad(rabbit.findings(rabbit.Facts(away="gone"), 300)) == {"rabbitmq-away": "fault"}
+
+
+@pytest.mark.parametrize(
+    ("facts", "found"),
+    [
+        (beat.Facts(), {}),
+        (beat.Facts(entries=3), {"beat": "warning"}),
+        (beat.Facts(entries=3, leader="1@here"), {}),
+        (beat.Facts(leader="1@elsewhere"), {}),
+        (beat.Facts(faults="schedule.toml: the schedule is wrong"), {"schedule": "fault"}),
+    ],
+)
+def test_a_schedule_needs_a_beat(facts: beat.Facts, found: dict[str, str]) -> None:
+    assert bad(beat.findings(facts)) == found
 
 
 def test_settings_against_this_machine() -> None:

@@ -37,7 +37,7 @@ def read_schedule(settings: WorkerSettings) -> list[Entry]:
 
 def book_of(settings: WorkerSettings) -> BeatBook:
     name = f"{os.getpid()}@{socket.gethostname()}/{uuid.uuid4().hex[:8]}"
-    return BeatBook(redis_client(settings.redis_url.get_secret_value()), name, settings.lease_seconds)
+    return BeatBook(redis_client(settings.beats.get_secret_value()), name, settings.lease_seconds)
 
 
 @click.command()

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
 from shoal.errors import SettingsError
+from shoal.publisher import is_amqp
 from shoal.settings import POSTGRES_SCHEMES, PREFIX, ProducerSettings, faults_in_words
 
 
@@ -118,6 +119,11 @@ class WorkerSettings(ProducerSettings):
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
+
+    @property
+    def beats(self) -> SecretStr:
+        """Where beats keep how they stand: beside the queue, where whoever watches it looks."""
+        return self.redis_url if is_amqp(self.queue.get_secret_value()) else self.queue
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:

@@ -81,7 +81,8 @@ def own_gateway(settings: WorkerSettings) -> bool:
 
 def start(tree: services.Services, plan: Plan, settings: WorkerSettings) -> Addresses:
     """Start what is missing, then the workers, then beat if it is planned, then Flower."""
-    redis_url = os.environ.get("SHOAL_REDIS_URL") or _embedded(tree, plan)
+    is_set = "redis_url" in settings.model_fields_set
+    redis_url = settings.redis_url.get_secret_value() if is_set else _embedded(tree, plan)
     queue_url = settings.queue_url.get_secret_value() if settings.queue_url else redis_url
     model = settings.openrouter_base_url
     added = {"SHOAL_REDIS_URL": redis_url}

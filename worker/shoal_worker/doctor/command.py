@@ -11,7 +11,7 @@ from rich.console import Console
 
 from shoal.errors import SettingsError
 from shoal.publisher import is_amqp
-from shoal_worker.doctor import fleet, flower, machine, postgres, provider, rabbit, redis, report
+from shoal_worker.doctor import beat, fleet, flower, machine, postgres, provider, rabbit, redis, report
 from shoal_worker.doctor.addresses import is_loopback
 from shoal_worker.doctor.findings import Finding, fault
 from shoal_worker.doctor.places import open_once, redis_places
@@ -28,10 +28,11 @@ async def examined(settings: WorkerSettings, workers: int, flower_address: str) 
         queue = looks.create_task(of_queue(settings))
         results = looks.create_task(of_postgres(settings, workers))
         model = looks.create_task(of_provider(settings))
+        schedule = looks.create_task(of_schedule(settings))
         watcher = looks.create_task(flower.look(flower_address))
     found_servers, queue_is_far = servers.result()
     own = machine.findings(machine.look(), settings, queue_is_far=queue_is_far)
-    parts = (own, found_servers, queue.result(), results.result(), model.result())
+    parts = (own, found_servers, queue.result(), results.result(), model.result(), schedule.result())
     return [*(one for part in parts for one in part), *flower.findings(watcher.result(), flower_address)]
 
 
@@ -63,6 +64,14 @@ async def of_queue(settings: WorkerSettings) -> list[Finding]:
     finally:
         await client.aclose()
     return list(fleet.findings(facts))
+
+
+async def of_schedule(settings: WorkerSettings) -> list[Finding]:
+    client = open_once(settings.beats)
+    try:
+        return list(beat.findings(await beat.look(settings, client)))
+    finally:
+        await client.aclose()
 
 
 async def of_postgres(settings: WorkerSettings, workers: int) -> list[Finding]:
