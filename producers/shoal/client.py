@@ -8,7 +8,9 @@ import asyncio
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import Future
 from itertools import islice
 from typing import Any, Generic, Self, TypeVar, Unpack
 
@@ -35,7 +37,7 @@ from shoal.tracing import enqueueing
 T = TypeVar("T")
 #: How many jobs `map` keeps in flight. It bounds the memory on this side, and what a stop leaves to finish.
 MAP_WINDOW = 5_000
-_PACKS_AT_ONCE = 10
+_PACKS_AT_ONCE = 20
 
 
 class AsyncShoal:
@@ -250,10 +252,13 @@ class Shoal:
         self.close()
 
     def _run(self, verb: Callable[[AsyncShoal], Coroutine[Any, Any, T]]) -> T:
+        return self._begun(verb).result()
+
+    def _begun(self, verb: Callable[[AsyncShoal], Coroutine[Any, Any, T]]) -> "Future[T]":
         with self._lock:
             if self._pid != os.getpid():
                 self._start()
-        return asyncio.run_coroutine_threadsafe(verb(self._shoal), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(verb(self._shoal), self._loop)
 
     def _start(self) -> None:
         self._pid = os.getpid()
@@ -291,11 +296,16 @@ class Shoal:
         what was queued by then stays.
         """
         queued: list[Job[R]] = []
+        on_their_way: deque[Future[list[AsyncJob[R]]]] = deque()
         source = iter(jobs)
-        while chunk := take(source, _PACKS_AT_ONCE * PACK_JOBS):
-            many = self._run(lambda shoal, chunk=chunk: shoal.enqueue_many(chunk, **options))  # type: ignore[misc]  # bound at once
-            queued += (Job(job.id, self, joined=job.joined) for job in many)
-        return queued
+        while True:
+            # The next ones are taken while those before are on their way.
+            if chunk := take(source, _PACKS_AT_ONCE * PACK_JOBS):
+                on_their_way.append(self._begun(lambda shoal, chunk=chunk: shoal.enqueue_many(chunk, **options)))  # type: ignore[misc]  # bound at once
+            if not on_their_way:
+                return queued
+            if not chunk or len(on_their_way) > 1:
+                queued += (Job(job.id, self, joined=job.joined) for job in on_their_way.popleft().result())
 
     def job(self, job_id: str) -> "Job[Any]":
         """The handle of a job known by its id."""

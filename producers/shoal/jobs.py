@@ -328,7 +328,7 @@ class JobMessage(Wire):
     snoozes: int = Field(default=0, ge=0)
     #: How often the model must have been asked anew: it counts failures, but not lost replies.
     round: int = Field(default=0, ge=0)
-    spent: Usage = Field(default_factory=Usage)
+    spent: Usage = Usage()
     #: The last attempts, the newest at the end.
     history: tuple[Attempt, ...] = ()
 

@@ -53,6 +53,14 @@ FIELDS = {
         "fruit": {"type": "string", "enum": ["walnutchoice", "other"]},
     },
 }
+SCHEDULE = """
+[planted]
+every_seconds = 2
+kind = "summarize"
+args = { focus = "turnipfocus", length_words = 10 }
+file = "rows.csv"
+text_column = "body"
+"""
 TIMES = {"visibility_timeout_seconds": 3, "lease_seconds": 1}
 
 
@@ -128,13 +136,16 @@ def producer(password_url: str) -> Iterator[Shoal]:
 
 @pytest.fixture
 def beside(environ: dict[str, str], tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """The addresses of Flower and of the figures."""
+    """The addresses of Flower and of the figures. A beat sends texts too, and meets a row that is no job."""
     folder = tmp_path / "beside"
     folder.mkdir()
-    tree = services.Services(environ, folder)
+    (folder / "rows.csv").write_text(f'body\n"{TEXT}"\n"   "\n')
+    (folder / "schedule.toml").write_text(SCHEDULE)
+    tree = services.Services({**environ, "SHOAL_SCHEDULE_FILE": str(folder / "schedule.toml")}, folder)
     try:
         port = services.free_port()
         tree.start("metrics", [str(Path(sys.executable).with_name("shoal")), "metrics", "--port", str(port)])
+        services.start_beat(tree)
         flower = services.start_flower(tree, services.free_port())
         tree.await_condition("metrics", lambda: not services.port_is_free(port))
         yield flower, f"http://127.0.0.1:{port}/metrics"
@@ -345,6 +356,7 @@ def test_nothing_that_was_planted_is_found_where_it_does_not_belong(
             harvest.add("command lines", path.read_bytes())
     workers.processes[1].send_signal(signal.SIGTERM)
     workers.processes[1].wait(60)
+    eventually(lambda: world.client.hget("shoal:beat:entry:planted", "outcome"), what="a run of the beat")
     for log in (*tmp_path.glob("worker*.log"), *(tmp_path / "beside").glob("*.log")):
         harvest.add(log.name, log.read_bytes())
     harvest.add("events", events)
