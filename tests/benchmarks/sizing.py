@@ -143,7 +143,7 @@ def main(latency_seconds: float, kept_seconds: float) -> None:
             seen = (f"{cuts[49] * 1000:.1f}", f"{cuts[98] * 1000:.1f}", f"{core:.0%}", f"{redis:.0%}")
             servers = (f"{plan.cells}", f"{plan.cells * plan.processes}")
             table.add_row(f"{rate:,}", lane, *servers, *sizes, *seen)
-    Console().print(table)
+    Console(width=140).print(table)
 
 
 if __name__ == "__main__":
