@@ -1,6 +1,7 @@
 """Real parts for the tests: a Valkey, the sandbox, worker processes."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -104,6 +105,11 @@ def results(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 both_stores = pytest.mark.parametrize("results", ["redis", "postgres"], indirect=True)
+
+
+def interruptible() -> None:
+    """For a child process: a shell that starts us in the background has Ctrl-C ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass

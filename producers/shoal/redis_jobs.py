@@ -36,7 +36,8 @@ _LETTERS_PER_PAGE = 100
 _SCRIPTS = {
     "enqueue": wire.script("shoal", "queue", "dead", "claim", "enqueue"),
     "enqueue_pack": wire.script("shoal", "queue", "dead", "claim", "enqueue_pack"),
-    **{name: wire.script("shoal", name) for name in ("cancel", "due", "published")},
+    "cancel": wire.script("shoal", "aliases", "cancel"),
+    **{name: wire.script("shoal", name) for name in ("due", "published")},
 }
 
 
@@ -139,7 +140,8 @@ class RedisJobs:
     async def cancel(self, job_id: str, record: bytes, kept_seconds: int) -> Status | None:
         name = wire.result_record(job_id)
         with _unavailable("the queue did not answer"):
-            reply = await self._scripts.call("cancel", [wire.job_record(job_id), name], [record, kept_seconds, name])
+            keys = [wire.job_record(job_id), name, wire.aliases(job_id)]
+            reply = await self._scripts.call("cancel", keys, [record, kept_seconds, name, job_id])
         before = reply.decode()
         return None if before == "unknown" else Status(before)
 

@@ -12,7 +12,7 @@ import redis
 from celery import Celery
 
 from conftest import Kept, Sandbox, Workers, both_stores, eventually
-from shoal import Classify, JobFailed, Shoal
+from shoal import Classify, JobCancelled, JobFailed, Shoal
 
 ASKED = {"text": "I was charged twice", "labels": ["billing", "bug"]}
 README = Path(__file__).parents[2] / "producers" / "README.md"
@@ -93,6 +93,24 @@ def test_a_worker_that_dies_in_the_middle_leaves_the_client_its_answer(
     assert result.state == "PENDING"
     workers.start()
     assert result.get(timeout=20)["job_id"] == "mine"
+
+
+@both_stores
+def test_whoever_asked_is_told_when_the_job_is_cancelled(
+    client: Celery, workers: Workers, sandbox: Sandbox, shoal: Shoal, valkey: str
+) -> None:
+    sandbox.scenario(latency_seconds=30.0)
+    workers.start()
+    job = shoal.enqueue(Classify(text=ASKED["text"], labels=("billing", "bug")))
+    send(client, "mine", args=ASKED)
+    with redis.Redis.from_url(valkey) as server:
+        # The job's own message is left.
+        eventually(
+            lambda: (server.llen("shoal"), server.hlen("unacked")) == (0, 1), what="the guest's message taken in"
+        )
+    assert job.cancel()
+    with pytest.raises(JobCancelled):
+        shoal.job("mine").result(20)
 
 
 def test_a_key_that_is_used_for_other_work_is_refused(client: Celery, workers: Workers, shoal: Shoal) -> None:

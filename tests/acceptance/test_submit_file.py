@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Sandbox, Workers, eventually
+from conftest import Sandbox, Workers, eventually, interruptible
 from shoal import parquet
 
 SHOAL = [sys.executable, "-c", "from shoal.cli import main; main()"]
@@ -93,7 +93,14 @@ def test_stopped_by_hand_it_says_that_it_goes_on(workers: Workers, sandbox: Sand
     source = reviews(tmp_path / "reviews.csv", [f"case {number}" for number in range(100)])
     output = tmp_path / "answers.jsonl"
     words = (str(source), "--text", "body", "-o", str(output))
-    stopped = subprocess.Popen([*SHOAL, *ASK, *words], env=workers.environ, stderr=subprocess.PIPE, text=True)
+    command = [*SHOAL, *ASK, *words]
+    stopped = subprocess.Popen(
+        command,
+        env=workers.environ,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=interruptible,  # noqa: PLW1509 no thread of ours holds a lock
+    )
     eventually(partial(holds, output, 0), what="an answer")
     stopped.send_signal(signal.SIGINT)
     said = stopped.communicate(timeout=30)[1]

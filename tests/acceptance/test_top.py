@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from test_fleet import exporter, scraped
 
-from conftest import Sandbox, Workers, both_stores, eventually
+from conftest import Sandbox, Workers, both_stores, eventually, interruptible
 from shoal import Classify, JobFailed, ProducerSettings, Shoal
 from shoal_worker.metrics import GAUGES
 
@@ -107,7 +107,15 @@ def test_live_it_is_drawn_again_each_second_and_ends_with_ctrl_c(shoal: Shoal, w
     ours, theirs = pty.openpty()
     os.set_blocking(ours, False)
     environ = {**workers.environ, "COLUMNS": "80", "LINES": "24", "TERM": "xterm"}
-    process = subprocess.Popen(COMMAND, env=environ, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    process = subprocess.Popen(
+        COMMAND,
+        env=environ,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=interruptible,  # noqa: PLW1509 no thread of ours holds a lock
+    )
     os.close(theirs)
     read = bytearray()
 

@@ -42,7 +42,7 @@ class RedisStore:
         self._client = client
         texts = {name: wire.script("shoal_worker.stores", name) for name in ("begin", "renew", "park", "alias")}
         for name in ("finish", "forget_letters"):
-            texts[name] = wire.script("shoal", "dead") + wire.script("shoal_worker.stores", name)
+            texts[name] = wire.script("shoal", "dead", "aliases") + wire.script("shoal_worker.stores", name)
         self._scripts = Scripts(client, texts | SCRIPTS)
         self._lease_ms = int(lease_seconds * 1000)
         self._keep_seconds = keep_seconds

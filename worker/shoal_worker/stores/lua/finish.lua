@@ -1,4 +1,5 @@
--- Store how a job ended, once: the first writer wins. It begins with the text of `dead.lua`.
+-- Store how a job ended, once: the first writer wins. It begins with the texts of `dead.lua` and
+-- `aliases.lua`.
 -- KEYS: job record, result record, dead letters, their times, the job's calls, sums of the day, the job's aliases.
 -- ARGV: holder, result, seconds to keep it, channel, status, job id, dead letter or '', Unix time of its death.
 local holder = redis.call('HGET', KEYS[1], 'holder')
@@ -14,13 +15,7 @@ if not redis.call('SET', KEYS[2], ARGV[2], 'NX', 'EX', ARGV[3]) then
 end
 redis.call('PUBLISH', ARGV[4], ARGV[2])
 redis.call('HSET', KEYS[1], 'status', ARGV[5])
-for _, alias in ipairs(redis.call('SMEMBERS', KEYS[7])) do
-  local own = string.gsub(ARGV[2], string.gsub(ARGV[6], '%-', '%%-'), alias)
-  local name = string.gsub(ARGV[4], string.gsub(ARGV[6], '%-', '%%-'), alias)
-  if redis.call('SET', name, own, 'NX', 'EX', ARGV[3]) then
-    redis.call('PUBLISH', name, own)
-  end
-end
+tell_aliases(KEYS[7], ARGV[6], ARGV[4], ARGV[2], ARGV[3])
 -- What the job cost is what each job saved that joined it.
 local cost = redis.call('HMGET', KEYS[5], 'labels', 'nano_usd')
 if cost[1] then
