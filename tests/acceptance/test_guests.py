@@ -1,5 +1,6 @@
 """Producers that are not ours: any Celery client can queue a job under an id of its own, and read the answer."""
 
+import hmac
 import json
 import re
 import shutil
@@ -111,6 +112,18 @@ def test_whoever_asked_is_told_when_the_job_is_cancelled(
     assert job.cancel()
     with pytest.raises(JobCancelled):
         shoal.job("mine").result(20)
+
+
+def test_where_messages_are_signed_a_client_signs_as_the_documentation_says(client: Celery, workers: Workers) -> None:
+    workers.start(signing_keys="first,second")
+    fields = {"args": {**ASKED, "text": "Zweimal für Größe L bezahlt"}}
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    signature = hmac.new(b"first", text.encode(), "sha256").hexdigest()
+    options = {"kwargs": fields, "queue": "shoal"}
+    signed = client.send_task("shoal.classify", **options, task_id="mine", headers={"shoal_signature": signature})
+    assert signed.get(timeout=20)["job_id"] == "mine"
+    client.send_task("shoal.classify", **options, task_id="other")
+    eventually(lambda: b"forged_message" in workers.log(), what="the unsigned one refused")
 
 
 def test_a_key_that_is_used_for_other_work_is_refused(client: Celery, workers: Workers, shoal: Shoal) -> None:
